@@ -1,0 +1,73 @@
+"""The network as the bundle holds it and the runtime runs it: frozen dataclasses over named float32 tensors.
+
+Shapes are per frame, without the batch: ``(C, H, W)`` for maps, ``(F,)`` for vectors. A node has one output, named like
+the node. What each operator means, its attributes and its output shape are in `haste_runtime.operators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Constant = NDArray[Any]  # float32 or float16, C-contiguous
+
+
+@dataclass(frozen=True)
+class Value:
+    """A graph input: its name and per-frame shape."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    op: a key of `haste_runtime.operators.OPERATORS`.
+    inputs: names of graph inputs or earlier nodes.
+    attributes: numbers, strings or tuples of integers, as the operator's entry demands; all are present, none is defaulted.
+    constants: role ("weight", "bias", "scale", "shift") -> key in `Graph.constants`.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+
+    def with_attributes(self, **changes: Any) -> Node:
+        return replace(self, attributes={**self.attributes, **changes})
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order; `constants` are numpy arrays; `outputs` name nodes (or inputs)."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Constant]
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """For each value the nodes that read it, once per reading; graph outputs are not counted."""
+        users: dict[str, list[Node]] = {v.name: [] for v in self.inputs} | {n.name: [] for n in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                users[name].append(node)
+        return users
+
+    def node(self, name: str) -> Node:
+        return next(n for n in self.nodes if n.name == name)
+
+    def constant(self, node: Node, role: str) -> Constant | None:
+        key = node.constants.get(role)
+        return None if key is None else self.constants[key]
+
+    def parameters(self) -> int:
+        return int(sum(np.size(c) for c in self.constants.values()))
