@@ -1,0 +1,155 @@
+"""What a network costs in floating-point operations: the one place that counts (design: the method, section 2).
+
+One multiply-add is 2, one add, multiply or comparison is 1. *Executed* operations are counted: an edge tile has only its
+real output pixels, a projection only its real non-zeros. Bias, residual and activation are in neither side of the
+comparison, and a dead patch is charged for quantising and hashing like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haste_runtime.geometry import ConvGeometry
+from haste_runtime.graph import Graph, Shape
+from haste_runtime.plan import Plan
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """What merging did to one layer: sums over its patches (and, added up, over frames).
+
+    patches: how many. kept: groups K_p. merged: channels in groups of two or more. kept_pixels: K_p times the real
+    output pixels of the patch's tile.
+    """
+
+    patches: int
+    kept: int
+    merged: int
+    kept_pixels: int
+
+    def __add__(self, other: LayerCounts) -> LayerCounts:
+        return LayerCounts(
+            self.patches + other.patches,
+            self.kept + other.kept,
+            self.merged + other.merged,
+            self.kept_pixels + other.kept_pixels,
+        )
+
+
+def dense_flops(geometry: ConvGeometry) -> int:
+    """The convolution as it stands, the baseline: 2 * O * C * K^2 * px, C being the channels a filter really reads."""
+    ky, kx = geometry.kernel
+    height, width = geometry.out
+    return 2 * geometry.channels_out * (geometry.channels_in // geometry.groups) * ky * kx * height * width
+
+
+def linear_flops(features_in: int, features_out: int) -> int:
+    """A fully connected layer on one vector."""
+    return 2 * features_in * features_out
+
+
+def merged_flops(
+    geometry: ConvGeometry, variant_patch: int, projection_nonzeros: int, bits: int, counts: LayerCounts
+) -> int:
+    """The merged convolution as it was executed.
+
+    variant_patch: tile side m. projection_nonzeros: non-zero entries in the ``bits`` rows in use. For several frames
+    give the sum of their counts.
+    """
+    channels, filters = geometry.channels_in, geometry.channels_out
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    d = geometry.patch_side(variant_patch) ** 2
+    quantising = counts.patches * 2 * channels * d  # one comparison for the largest |x|, one multiplication by 127 / a
+    hashing = counts.patches * (channels * projection_nonzeros + channels * bits)  # centring costs C per bit
+    merging_inputs = counts.merged * d
+    merging_filters = counts.merged * filters * taps
+    reduced_convolution = 2 * filters * taps * counts.kept_pixels
+    return quantising + hashing + merging_inputs + merging_filters + reduced_convolution
+
+
+def reduction(executed: int, dense: int) -> float:
+    """Percentage saved, 0 to 100; negative where the overhead exceeds what merging saves, 0 where nothing counts."""
+    return 100.0 * (1.0 - executed / dense) if dense else 0.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """FLOPs of one or more frames. ``may_merge``: the layers whose plan has a variant; ``network``: every convolution
+    and linear layer."""
+
+    may_merge_executed: int
+    may_merge_dense: int
+    network_executed: int
+    network_dense: int
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.may_merge_executed + other.may_merge_executed,
+            self.may_merge_dense + other.may_merge_dense,
+            self.network_executed + other.network_executed,
+            self.network_dense + other.network_dense,
+        )
+
+    @property
+    def flops_reduction(self) -> float:
+        """Percent saved over the layers that may merge."""
+        return reduction(self.may_merge_executed, self.may_merge_dense)
+
+    @property
+    def flops_reduction_network(self) -> float:
+        """Percent saved over all convolutions and linear layers."""
+        return reduction(self.network_executed, self.network_dense)
+
+
+class NetworkFlops:
+    """Counts for one network and plan.
+
+    shapes: every value's shape, as `haste_runtime.operators.check_graph` returns it. projections: `Variant.projection`
+    -> its ternary matrix (L, d).
+    """
+
+    def __init__(
+        self, graph: Graph, shapes: Mapping[str, Shape], plan: Plan, projections: Mapping[str, NDArray[np.int8]]
+    ) -> None:
+        self.plan = plan
+        self.geometries = conv_geometries(graph, shapes)
+        self.dense = {name: dense_flops(geometry) for name, geometry in self.geometries.items()}
+        for node in graph.nodes:
+            if node.op == "linear":
+                self.dense[node.name] = linear_flops(shapes[node.inputs[0]][0], shapes[node.name][0])
+        self._variants = {layer.node: layer.variants for layer in plan.layers if layer.variants}
+        # nonzeros[key][b - 1]: entries in the first b rows, since fewer bits are a prefix of the matrix.
+        self._nonzeros: dict[str, NDArray[Any]] = {
+            key: np.count_nonzero(matrix, axis=1).cumsum() for key, matrix in projections.items()
+        }
+
+    def layer(self, node: str, level: int, counts: LayerCounts) -> int:
+        """Executed FLOPs of a layer that is merged at this level."""
+        choice = self.plan.levels[level].choices[node]
+        variant = self._variants[node][choice.variant]
+        nonzeros = int(self._nonzeros[variant.projection][choice.bits - 1])
+        return merged_flops(self.geometries[node], variant.patch, nonzeros, choice.bits, counts)
+
+    def totals(self, level: int, counts: Mapping[str, LayerCounts]) -> Totals:
+        """Of one frame at a level. counts: for each layer merged at that level; the others ran dense."""
+        executed = self.dense | {node: self.layer(node, level, counts[node]) for node in counts}
+        return Totals(
+            may_merge_executed=sum(executed[node] for node in self._variants),
+            may_merge_dense=sum(self.dense[node] for node in self._variants),
+            network_executed=sum(executed.values()),
+            network_dense=sum(self.dense.values()),
+        )
+
+
+def conv_geometries(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, ConvGeometry]:
+    """The geometry of every convolution, by node name, in graph order."""
+    return {
+        node.name: ConvGeometry.from_node(node, shapes[node.inputs[0]], graph.constants[node.constants["weight"]].shape)
+        for node in graph.nodes
+        if node.op == "conv"
+    }
