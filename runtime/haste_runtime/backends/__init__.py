@@ -1,0 +1,78 @@
+"""Backends run a bundle's graph, one frame at a time. All choose the same groups for the same layer input, bit for bit.
+
+``numpy`` is the reference: it needs nothing but numpy and defines what is right. ``numba`` is the same, compiled.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haste_runtime.errors import BackendError
+from haste_runtime.flops import LayerCounts
+
+if TYPE_CHECKING:
+    from haste_runtime.bundle import Bundle
+
+__all__ = ["NAMES", "Backend", "LayerCounts", "choose_backend"]
+
+NAMES = ("auto", "numba", "numpy")
+
+
+class Backend(Protocol):
+    """What a session needs. Made as ``Backend(bundle, threads=1, trace=False)``; used by one thread at a time."""
+
+    name: str
+
+    def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
+        """One frame: every graph input by name, (C, H, W) or (F,), to every graph output, in fresh arrays."""
+
+    def counts(self) -> dict[str, LayerCounts]:
+        """What merging did in the last frame, for the layers that its level merges."""
+
+    def codes(self) -> dict[str, NDArray[np.int32]]:
+        """With ``trace``: for the same layers the codes (patches, C), -1 throughout on dead patches."""
+
+    def close(self) -> None:
+        """End threads and let go of the weights; nothing runs after that."""
+
+
+def choose_backend(name: str, bundle: Bundle, threads: int = 1, trace: bool = False) -> tuple[Backend, str]:
+    """Make the backend called ``name``, one of `NAMES`; returns it and, in words, why it is this one.
+
+    "auto" is numba where numba can be imported and numpy elsewhere. Raises BackendError for an unknown name, for numba
+    where it is missing, and for a thread count below one.
+    """
+    if name not in NAMES:
+        raise BackendError(f"There is no backend called {name!r}.", f"Choose one of: {', '.join(NAMES)}.")
+    if threads < 1:
+        raise BackendError(f"A session cannot run on {threads} threads.", "Give 1 or more.")
+    missing = "" if name == "numpy" else _why_no_numba()
+    if name == "numpy" or (name == "auto" and missing):
+        return _make("numpy", bundle, threads, trace), "asked for" if name == "numpy" else missing
+    if missing:
+        raise BackendError(
+            f"The numba backend cannot run here: {missing}.",
+            'Install it with `pip install "haste-runtime[jit]"`, or use backend="numpy".',
+        )
+    return _make("numba", bundle, threads, trace), "asked for" if name == "numba" else "numba is installed"
+
+
+def _why_no_numba() -> str:
+    """Empty if numba can be imported. Only trying tells: numba refuses numpy versions that it does not know."""
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        return f"numba cannot be imported ({error})"
+    return ""
+
+
+def _make(name: str, bundle: Bundle, threads: int, trace: bool) -> Backend:
+    """Backends are imported when they are used, so that numpy alone is enough to start."""
+    module: Any = importlib.import_module(f"haste_runtime.backends.{name}_backend")
+    backend: Backend = getattr(module, f"{name.capitalize()}Backend")(bundle, threads=threads, trace=trace)
+    return backend

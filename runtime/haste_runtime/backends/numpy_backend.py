@@ -1,0 +1,86 @@
+"""The reference backend: walks the graph node by node with the operators of `haste_runtime.reference_ops`.
+
+Complete and readable, and needs only numpy. What it computes is what the others must compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haste_runtime.flops import LayerCounts
+from haste_runtime.geometry import ConvGeometry
+from haste_runtime.graph import Node
+from haste_runtime.merge import merged_conv
+from haste_runtime.plan import Choice
+from haste_runtime.reference_ops import FUNCTIONS, Array, add_residual, output_channels_last
+
+if TYPE_CHECKING:
+    from haste_runtime.bundle import Bundle
+
+
+class NumpyBackend:
+    """See `haste_runtime.backends.Backend`. ``threads`` is not used: numpy's linear algebra library decides by itself
+    (environment variable OPENBLAS_NUM_THREADS)."""
+
+    name = "numpy"
+
+    def __init__(self, bundle: Bundle, threads: int = 1, trace: bool = False) -> None:
+        self._graph, self._plan, self._projections = bundle.graph, bundle.plan, bundle.projections
+        self._trace = trace
+        self._constants = {
+            node.name: {role: self._prepare(node, role) for role in node.constants} for node in self._graph.nodes
+        }
+        self._variants = {layer.node: layer.variants for layer in self._plan.layers}
+        self._last_use = {name: node.name for node in self._graph.nodes for name in node.inputs}
+        self._counts: dict[str, LayerCounts] = {}
+        self._codes: dict[str, NDArray[np.int32]] = {}
+
+    def run(self, frames: Mapping[str, Array], level: int) -> dict[str, Array]:
+        """One frame; ``level`` must be one of the plan's."""
+        choices = self._plan.levels[level].choices
+        self._counts, self._codes = {}, {}
+        values: dict[str, Array] = dict(frames)
+        for node in self._graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if node.name in choices:
+                values[node.name] = self._merged(node, choices[node.name], *inputs)
+            else:
+                values[node.name] = FUNCTIONS[node.op](*inputs, **self._constants[node.name], **node.attributes)
+            for name in set(node.inputs):
+                if self._last_use[name] == node.name and name not in self._graph.outputs:
+                    del values[name]  # nobody reads it again
+        return {name: np.array(values[name], np.float32, order="C") for name in self._graph.outputs}
+
+    def counts(self) -> dict[str, LayerCounts]:
+        return dict(self._counts)
+
+    def codes(self) -> dict[str, NDArray[np.int32]]:
+        return dict(self._codes)
+
+    def close(self) -> None:
+        self._constants = {}
+
+    def _merged(self, node: Node, choice: Choice, x: Array, residual: Array | None = None) -> Array:
+        weight, bias = self._constants[node.name]["weight"], self._constants[node.name].get("bias")
+        variant = self._variants[node.name][choice.variant]
+        y, self._counts[node.name], codes = merged_conv(
+            x,
+            weight,
+            bias,
+            ConvGeometry.from_node(node, x.shape, weight.shape),
+            variant.patch,
+            self._projections[variant.projection],
+            choice.bits,
+        )
+        if self._trace:
+            self._codes[node.name] = codes
+        return add_residual(y, residual, node.attributes["activation"])
+
+    def _prepare(self, node: Node, role: str) -> Array:
+        """Once, at the start: float32, and filters in the memory order that suits both dense and merged convolution."""
+        constant = self._graph.constants[node.constants[role]].astype(np.float32, copy=False)
+        return output_channels_last(constant) if node.op == "conv" and role == "weight" else constant
