@@ -64,7 +64,7 @@ def run(
     inputs: input name -> float32 tensor (N, C, H, W) or (N, F). convolve: node name -> function that replaces that
     node's convolution; it gets the node and its input (N, C, H, W) and returns convolution + bias (N, O, H', W').
     record: names of nodes or inputs whose values to return (values nobody asked for are freed on the way).
-    Raises GraphError for a missing input, a wrong input shape, or a name in ``convolve`` or ``record`` that isn't there.
+    Raises GraphError for a missing input, a wrong input shape, or an unknown name in ``convolve`` or ``record``.
     """
     prepared = graph if isinstance(graph, Prepared) else prepare(graph)
     graph = prepared.graph
