@@ -30,7 +30,7 @@ def gather(x: Array, geometry: ConvGeometry, m: int) -> Array:
 
 
 def merge(patch: Array, weight: Array, labels: NDArray[np.int32]) -> tuple[Array, Array, int]:
-    """A patch (C, n, n) and filters (O, C, K, K), merged by the channels' labels -> (K_p, n, n), (O, K_p, K, K), merged.
+    """A patch (C, n, n) and filters (O, C, K, K), by the labels of the channels -> (K_p, n, n), (O, K_p, K, K), merged.
 
     First come the channels that are alone, untouched and in channel order; then the groups of two or more, by first
     member: the mean of their channels, and the sum of their filters. ``merged`` counts the channels in these groups.
