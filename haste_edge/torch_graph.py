@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from haste_runtime.errors import GraphError
-from haste_runtime.graph import Graph, Node
 from torch import Tensor
 from torch.nn import functional as F
+
+from haste_runtime.errors import GraphError
+from haste_runtime.graph import Graph, Node
 
 Convolution = Callable[[Node, Tensor], Tensor]
 
