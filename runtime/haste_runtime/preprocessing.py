@@ -87,8 +87,9 @@ def images_to_inputs(images: NDArray[Any], shape: Sequence[int], preprocessing: 
         x = (x * np.array(LUMA, np.float32)).sum(-1, keepdims=True)
     elif preprocessing.colour == "BGR":
         x = x[..., ::-1]
-    x = x / np.float32(preprocessing.scale)
-    x = (x - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
+    x = x / preprocessing.scale
+    x -= np.array(preprocessing.mean, np.float32)
+    x /= np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(x if preprocessing.layout == "NHWC" else x.transpose(0, 3, 1, 2))
 
 
