@@ -1,0 +1,109 @@
+"""The counting rules of method section 2, by hand and by an independent count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import alike_channels, bundle_for, conv_graph, geometry_of, random_network
+
+from haste_runtime.backends.numpy_backend import NumpyBackend
+from haste_runtime.flops import (
+    LayerCounts,
+    NetworkFlops,
+    Totals,
+    dense_flops,
+    linear_flops,
+    merged_flops,
+    reduction,
+)
+from haste_runtime.merge import merged_conv
+from haste_runtime.operators import check_graph
+from haste_runtime.projection import draw
+
+
+def test_dense_convolution_by_hand() -> None:
+    assert dense_flops(geometry_of(conv_graph(4, 8, 3, h=5, w=5))) == 2 * 8 * 4 * 9 * 25
+    assert dense_flops(geometry_of(conv_graph(4, 8, (1, 3), (2, 1), h=6, w=5))) == 2 * 8 * 4 * 3 * (3 * 5)
+    assert dense_flops(geometry_of(conv_graph(4, 8, 3, h=5, w=5, groups=2))) == 2 * 8 * 2 * 9 * 25
+    assert dense_flops(geometry_of(conv_graph(6, 6, 3, h=5, w=5, groups=6))) == 2 * 6 * 1 * 9 * 25
+
+
+def test_linear_layer_by_hand() -> None:
+    assert linear_flops(64, 10) == 1280
+
+
+def test_merged_convolution_by_hand() -> None:
+    """4 -> 8 channels, 3x3, 5x5 output, m = 4: patches of 6x6 = 36 pixels; tiles of 16, 4, 4 and 1 pixels."""
+    geometry = geometry_of(conv_graph(4, 8, 3, h=5, w=5))
+    # Patch 0 keeps 2 (one group of 3), patch 1 keeps 4, patch 2 keeps 1 (a group of 4), patch 3 keeps 2 (two pairs).
+    counts = LayerCounts(patches=4, kept=9, merged=3 + 0 + 4 + 4, kept_pixels=2 * 16 + 4 * 4 + 1 * 4 + 2 * 1)
+    assert merged_flops(geometry, 4, 20, 3, counts) == (
+        4 * 2 * 4 * 36  # quantising: 2 * C * d per patch
+        + 4 * (4 * 20 + 4 * 3)  # hashing: C * non-zeros + C * L per patch
+        + 11 * 36  # merging inputs: merged * d
+        + 11 * 8 * 9  # merging filters: merged * O * K^2
+        + 2 * 8 * 9 * 54  # reduced convolution: 2 * O * kept * K^2 * px
+    )
+
+
+@pytest.mark.parametrize(("k", "stride", "m"), [(3, 1, 4), (3, 2, 3), (1, 1, 2), (5, 1, 8)])
+def test_merged_convolution_counted_patch_by_patch(k: int, stride: int, m: int) -> None:
+    graph = conv_graph(7, 5, k, stride, 9, 11)
+    geometry, weight = geometry_of(graph), graph.constants["conv.weight"]
+    projection = draw(1, 6, geometry.patch_side(m))
+    x = alike_channels(np.random.default_rng(2), (7, 9, 11))
+    _, counts, codes = merged_conv(x, weight, None, geometry, m, projection, 5)
+    d, nonzeros, total = geometry.patch_side(m) ** 2, int((projection[:5] != 0).sum()), 0
+    for patch, tile in zip(codes, geometry.tiles(m), strict=True):
+        sizes = [list(patch).count(code) for code in set(patch.tolist())]
+        merged = sum(size for size in sizes if size > 1)
+        total += 2 * 7 * d + 7 * nonzeros + 7 * 5 + merged * d + merged * 5 * k * k
+        total += 2 * 5 * len(sizes) * k * k * tile.height * tile.width
+    assert counts.patches == len(geometry.tiles(m))
+    assert merged_flops(geometry, m, nonzeros, 5, counts) == total
+
+
+def test_counts_add_up_over_frames() -> None:
+    geometry = geometry_of(conv_graph(4, 8, 3, h=5, w=5))
+    first, second = LayerCounts(4, 9, 11, 54), LayerCounts(4, 16, 0, 100)
+    assert merged_flops(geometry, 4, 20, 3, first + second) == sum(
+        merged_flops(geometry, 4, 20, 3, counts) for counts in (first, second)
+    )
+
+
+def test_reduction_in_percent() -> None:
+    assert reduction(100, 100) == 0.0
+    assert reduction(25, 100) == 75.0
+    assert reduction(150, 100) == -50.0
+    assert reduction(0, 0) == 0.0
+
+
+def test_network_totals() -> None:
+    graph = random_network(3)
+    bundle, shapes = bundle_for(graph, patch=(3, 4), bits=8, levels=(8, 2)), check_graph(graph)
+    flops = NetworkFlops(graph, shapes, bundle.plan, bundle.projections)
+    may_merge = [layer.node for layer in bundle.plan.layers if layer.variants]
+    assert 0 < len(may_merge) < len(bundle.plan.layers)
+
+    dense = {n.name: dense_flops(geometry_of(graph, n.name)) for n in graph.nodes if n.op == "conv"}
+    linear = sum(2 * graph.constants[n.constants["weight"]].size for n in graph.nodes if n.op == "linear")
+    at_zero = flops.totals(0, {})
+    everything = sum(dense.values()) + linear
+    some = sum(dense[name] for name in may_merge)
+    assert at_zero == Totals(some, some, everything, everything)
+    assert at_zero.flops_reduction == at_zero.flops_reduction_network == 0.0
+
+    backend = NumpyBackend(bundle)
+    shape = graph.inputs[0].shape
+    backend.run({"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}, 2)
+    counts = backend.counts()
+    assert sorted(counts) == sorted(may_merge)
+    executed = 0
+    for name in may_merge:
+        variant = bundle.plan.layer(name).variants[1]  # the second level takes the second variant
+        nonzeros = int(np.count_nonzero(bundle.projections[variant.projection][:2]))
+        executed += merged_flops(geometry_of(graph, name), 4, nonzeros, 2, counts[name])
+    at_two = flops.totals(2, counts)
+    assert at_two == Totals(executed, some, everything - some + executed, everything)
+    assert at_two.flops_reduction == pytest.approx(100 * (1 - executed / some))
+    assert (at_zero + at_two).network_executed == 2 * everything - some + executed

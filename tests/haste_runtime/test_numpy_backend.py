@@ -1,0 +1,168 @@
+"""The reference backend: whole networks against torch, merged layers in a graph, counts, codes; choosing a backend."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import GraphBuilder, alike_channels, bundle_for, conv_graph, geometry_of, random_network, sign_changing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haste_edge import torch_graph
+from haste_runtime.backends import choose_backend
+from haste_runtime.backends.numpy_backend import NumpyBackend
+from haste_runtime.errors import BackendError
+from haste_runtime.graph import Graph
+from haste_runtime.merge import merged_conv
+
+
+def frame_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {value.name: sign_changing(rng, value.shape) for value in graph.inputs}
+
+
+def by_torch(graph: Graph, frame: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    batch = {name: torch.from_numpy(x)[None] for name, x in frame.items()}
+    return {name: y[0].numpy() for name, y in torch_graph.run(graph, batch).outputs.items()}
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_level_zero_is_the_network(seed: int) -> None:
+    graph = random_network(seed)
+    frame = frame_for(graph, seed)
+    backend = NumpyBackend(bundle_for(graph))
+    (ours,), (theirs,) = backend.run(frame, 0).values(), by_torch(graph, frame).values()
+    assert ours.dtype == np.float32
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    assert backend.counts() == {}
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_merged_layer_in_a_graph(activation: str, residual: bool) -> None:
+    """Residual and activation come after the merged convolution, and the plan's variant and bits are used."""
+    graph = conv_graph(9, 4, 3, 2, 13, 11, activation=activation, residual=residual)
+    bundle = bundle_for(graph, patch=(2, 5), bits=10, levels=(9, 3))
+    backend = NumpyBackend(bundle, trace=True)
+    rng = np.random.default_rng(1)
+    x, other = alike_channels(rng, (9, 13, 11)), sign_changing(rng, (4, 7, 6))
+    frame = {"x": x} | ({"residual": other} if residual else {})
+    weight, bias = graph.constants["conv.weight"], graph.constants["conv.bias"]
+    for level, patch, bits in ((1, 2, 9), (2, 5, 3)):
+        projection = bundle.projections[f"conv.projection{patch}"]
+        y, counts, codes = merged_conv(x, weight, bias, geometry_of(graph), patch, projection, bits)
+        y = y + other if residual else y
+        y = {"none": y, "relu": np.maximum(y, 0), "relu6": np.clip(y, 0, 6)}[activation]
+        assert np.array_equal(backend.run(frame, level)["conv"], y)
+        assert backend.counts() == {"conv": counts}
+        assert np.array_equal(backend.codes()["conv"], codes)
+    backend.run(frame, 0)
+    assert backend.counts() == {}
+    assert backend.codes() == {}
+
+
+def test_merging_saves_and_changes_something_in_a_network() -> None:
+    graph = random_network(11)
+    bundle = bundle_for(graph, patch=3, bits=12, levels=(12, 1))
+    backend, frame = NumpyBackend(bundle), frame_for(graph)
+    exact = backend.run(frame, 0)["logits"]
+    merging = sorted(layer.node for layer in bundle.plan.layers if layer.variants)
+    kept = []
+    for level in (1, 2):
+        changed = backend.run(frame, level)["logits"]
+        assert np.isfinite(changed).all()
+        counts = backend.counts()
+        assert sorted(counts) == merging
+        kept.append(sum(count.kept for count in counts.values()))
+        for name, count in counts.items():
+            geometry = geometry_of(graph, name)
+            assert count.patches == len(geometry.tiles(3))
+            assert count.patches <= count.kept <= count.patches * geometry.channels_in
+    assert kept[1] < kept[0]
+    assert np.abs(changed - exact).max() > 0
+    assert backend.codes() == {}  # without trace
+
+
+def test_same_frame_same_bytes_and_fresh_arrays() -> None:
+    graph = random_network(4)
+    backend, frame = NumpyBackend(bundle_for(graph)), frame_for(graph)
+    before = {name: x.copy() for name, x in frame.items()}
+    first = backend.run(frame, 2)["logits"]
+    kept = first.copy()
+    first[:] = np.nan
+    assert np.array_equal(backend.run(frame, 2)["logits"], kept)
+    assert np.array_equal(frame["x"], before["x"])
+
+
+def test_outputs_that_are_views_are_copied() -> None:
+    """An input, a view of it and an inner value, all as outputs."""
+    b = GraphBuilder(0, x=(2, 3, 4))
+    b.node("flat", "flatten", "x", order="CHW")
+    b.node("cut", "slice", "flat", starts=(2,), stops=(20,), steps=(3,))
+    graph = b.graph("x", "flat", "cut")
+    frame = frame_for(graph)
+    outputs = NumpyBackend(bundle_for(graph)).run(frame, 0)
+    assert list(outputs) == ["x", "flat", "cut"]
+    assert np.array_equal(outputs["x"], frame["x"])
+    assert np.array_equal(outputs["flat"], frame["x"].ravel())
+    assert np.array_equal(outputs["cut"], frame["x"].ravel()[2:20:3])
+    arrays = [frame["x"], *outputs.values()]
+    for i, a in enumerate(arrays):
+        assert a.flags.c_contiguous
+        assert not any(np.shares_memory(a, b) for b in arrays[i + 1 :])
+
+
+def test_half_precision_weights() -> None:
+    graph = random_network(2)
+    half = {key: array.astype(np.float16) for key, array in graph.constants.items()}
+    single = {key: array.astype(np.float32) for key, array in half.items()}
+    results = []
+    for constants in (half, single):
+        stored = Graph(graph.inputs, graph.outputs, graph.nodes, constants)
+        results.append(NumpyBackend(bundle_for(stored)).run(frame_for(graph), 1)["logits"])
+    assert np.array_equal(*results)
+
+
+# --- choosing a backend ----------------------------------------------------------------------------------------------
+
+
+def fake_numba_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("haste_runtime.backends.numba_backend")
+    module.NumbaBackend = type("NumbaBackend", (NumpyBackend,), {"name": "numba"})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "numba", ModuleType("numba"))
+
+
+def test_auto_takes_numba_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_numba_backend(monkeypatch)
+    bundle = bundle_for(conv_graph(3, 2, 3))
+    for asked, reason in (("auto", "numba is installed"), ("numba", "asked for")):
+        backend, why = choose_backend(asked, bundle)
+        assert (backend.name, why) == ("numba", reason)
+    assert choose_backend("numpy", bundle)[0].name == "numpy"
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises ImportError
+    bundle = bundle_for(conv_graph(3, 2, 3))
+    backend, reason = choose_backend("auto", bundle)
+    assert backend.name == "numpy"
+    assert "numba cannot be imported" in reason
+    with pytest.raises(BackendError, match="cannot run here") as caught:
+        choose_backend("numba", bundle)
+    assert "haste-runtime[jit]" in caught.value.hint
+
+
+def test_unknown_backend_and_threads() -> None:
+    bundle = bundle_for(conv_graph(3, 2, 3))
+    with pytest.raises(BackendError, match="'tpu'") as caught:
+        choose_backend("tpu", bundle)
+    assert "numpy" in caught.value.hint
+    with pytest.raises(BackendError, match="0 threads"):
+        choose_backend("numpy", bundle, threads=0)
