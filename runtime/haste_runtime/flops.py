@@ -1,7 +1,7 @@
 """What a network costs in floating-point operations: the one place that counts (design: the method, section 2).
 
-One multiply-add is 2, one add, multiply or comparison is 1. *Executed* operations are counted: an edge tile has only its
-real output pixels, a projection only its real non-zeros. Bias, residual and activation are in neither side of the
+One multiply-add is 2, one add, multiply or comparison is 1. *Executed* operations are counted: an edge tile has only
+its real output pixels, a projection only its real non-zeros. Bias, residual and activation are on neither side of the
 comparison, and a dead patch is charged for quantising and hashing like any other.
 """
 
