@@ -36,19 +36,24 @@ def merge(patch: Array, weight: Array, labels: NDArray[np.int32]) -> tuple[Array
     member: the mean of their channels, and the sum of their filters. ``merged`` counts the channels in these groups.
     """
     sizes = np.bincount(labels)
-    single = sizes[labels] == 1
-    if single.all():
+    alone = np.flatnonzero(sizes[labels] == 1)
+    if len(alone) == len(labels):
         return patch, weight, 0
-    alone = np.flatnonzero(single)
-    grouped = np.flatnonzero(~single)
-    grouped = grouped[np.argsort(labels[grouped], kind="stable")]  # group by group, each in channel order
-    sizes = sizes[sizes > 1]
-    starts = np.cumsum(sizes) - sizes
-    means = np.add.reduceat(patch[grouped], starts, axis=0) * (np.float32(1) / sizes.astype(np.float32))[:, None, None]
-    by_channel = output_channels_last(weight).transpose(1, 2, 3, 0)
-    sums = np.add.reduceat(by_channel[grouped], starts, axis=0)
-    filters = np.concatenate([by_channel[alone], sums]).transpose(3, 0, 1, 2)
-    return np.concatenate([patch[alone], means]), filters, len(grouped)
+    members = [np.flatnonzero(labels == group) for group in np.flatnonzero(sizes > 1)]
+    channels = _sums(patch, alone, members)
+    for channel, group in zip(channels[len(alone) :], members, strict=True):
+        channel *= np.float32(1) / np.float32(len(group))
+    filters = _sums(output_channels_last(weight).transpose(1, 2, 3, 0), alone, members).transpose(3, 0, 1, 2)
+    return channels, filters, len(labels) - len(alone)
+
+
+def _sums(rows: Array, alone: NDArray[np.intp], members: list[NDArray[np.intp]]) -> Array:
+    """The rows that are alone, then for each group the sum of its rows, added in order."""
+    sums = np.empty((len(alone) + len(members), *rows.shape[1:]), np.float32)
+    sums[: len(alone)] = rows[alone]
+    for row, group in zip(sums[len(alone) :], members, strict=True):
+        np.add.reduce(rows[group], axis=0, out=row)
+    return sums
 
 
 def merged_conv(
