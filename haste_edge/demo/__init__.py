@@ -60,6 +60,7 @@ def load() -> nn.Module:
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) - counters or unexpected:
         raise DemoError(
-            "The demo's weights do not fit the demo's network.", "Install haste-edge again: its files are of two versions."
+            "The demo's weights do not fit the demo's network.",
+            "Install haste-edge again: its files are of two versions.",
         )
     return model.eval()

@@ -1,0 +1,182 @@
+"""``haste-run doctor``: what this computer can do, and what to do about what it can't. It never fails.
+
+Advice goes with each finding, because the usual questions are always the same ones: why is it slow (no numba), why does
+a package not install (a 32-bit Python on a 64-bit kernel, or one that is too old), why does every start take long (no
+folder to keep compiled code in), why does it slow down after a while (heat, or a weak power supply).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from haste_runtime.cli import system
+from haste_runtime.cli.common import print_json
+
+OLDEST_PYTHON = (3, 10)
+OLD_PYTHON = (
+    "haste-runtime needs Python 3.10 or newer. On Raspberry Pi OS use the release with Bookworm or later; on a Jetson "
+    "Nano, whose system Python is 3.6, install a newer Python beside it (see the runtime's README)."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Only those that every command has."""
+
+
+def run(options: argparse.Namespace) -> None:
+    findings = report()
+    print_json(findings) if options.json else print_findings(findings)
+
+
+def report(root: Path = Path("/")) -> dict[str, Any]:
+    """Findings by topic, each a dict or None, and ``advice``, a list of sentences.
+
+    root: for tests, a folder with /proc and /sys. A probe that breaks is reported as {"error": ...}; nothing is raised.
+    """
+    probes: dict[str, Callable[[], Any]] = {
+        "haste_runtime": _runtime,
+        "python": _python,
+        "system": _system,
+        "cpu": lambda: system.cpu(root),
+        "numpy": _numpy,
+        "numba": _numba,
+        "backend": _backend,
+        "cache": _cache,
+        "pillow": lambda: _package("PIL", "pillow"),
+        "temperature": lambda: system.temperature(root),
+        "throttling": lambda: system.throttling(root),
+    }
+    findings = {topic: probe(examine) for topic, examine in probes.items()}
+    findings["advice"] = advise(findings)
+    return findings
+
+
+def probe(examine: Callable[[], Any]) -> Any:
+    """What ``examine`` returns, or {"error": ...}: one broken package must not keep the rest from being told."""
+    try:
+        return examine()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _runtime() -> dict[str, Any]:
+    from haste_runtime import __version__
+    from haste_runtime.bundle import FORMAT_VERSION
+
+    return {"version": __version__, "bundle_format": FORMAT_VERSION}
+
+
+def _python() -> dict[str, Any]:
+    version = platform.python_version()
+    return {"version": version, "bits": system.python_bits(), "executable": sys.executable}
+
+
+def _system() -> dict[str, Any]:
+    uname = platform.uname()
+    return {"os": uname.system, "kernel": uname.release, "machine": uname.machine}
+
+
+def _numpy() -> dict[str, Any]:
+    import numpy as np
+
+    blas: Any = {}
+    with contextlib.suppress(TypeError, KeyError):  # numpy 1.24 only prints, and does not know the argument
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    name = " ".join(str(blas[key]) for key in ("name", "version") if blas.get(key))
+    return {
+        "version": np.__version__,
+        "blas": name or "unknown",
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
+    }
+
+
+def _package(module: str, distribution: str) -> dict[str, Any]:
+    """Whether a module can really be imported; having it installed is not enough."""
+    try:
+        import_module(module)
+    except Exception as error:
+        return {"available": False, "reason": f"{type(error).__name__}: {error}"}
+    return {"available": True, "version": metadata.version(distribution)}
+
+
+def _numba() -> dict[str, Any]:
+    return _package("numba", "numba")
+
+
+def _backend() -> dict[str, Any]:
+    found = _numba()
+    if found["available"]:
+        return {"auto": "numba", "reason": "numba is installed"}
+    return {"auto": "numpy", "reason": f"numba cannot be imported ({found['reason']})"}
+
+
+def _cache() -> dict[str, Any]:
+    from haste_runtime.kernels.compile import CACHE_VARIABLE, cache_folder
+
+    folder = cache_folder()
+    return {"folder": None if folder is None else str(folder), "writable": folder is not None, "set_by": CACHE_VARIABLE}
+
+
+def advise(findings: dict[str, Any]) -> list[str]:
+    """What should be done, in order of weight; empty where all is well."""
+    advice = []
+    machine = str(findings["system"].get("machine", ""))
+    bits = findings["python"].get("bits")
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        advice.append(OLD_PYTHON)
+    if bits == 32 and machine in ("aarch64", "arm64", "x86_64"):
+        advice.append(
+            "Python is 32-bit although the kernel is 64-bit. Numba has no 32-bit wheels, so only the slower numpy "
+            "backend runs here. Install the 64-bit edition of the operating system."
+        )
+    elif bits == 32:
+        advice.append("Python is 32-bit. Numba has no 32-bit wheels, so only the slower numpy backend runs here.")
+    elif not findings["numba"].get("available"):
+        advice.append('Frames are slow without numba. Install it: pip install "haste-runtime[jit]"')
+    if findings["numba"].get("available") and findings["cache"].get("writable") is False:
+        advice.append(
+            f"No folder can be written to, so the kernels are compiled at every start. "
+            f"Set {findings['cache']['set_by']} to a folder that this user may write to."
+        )
+    if not findings["pillow"].get("available"):
+        advice.append('Only .npy pictures can be read. For others install Pillow: pip install "haste-runtime[images]"')
+    throttling = findings["throttling"] or {}
+    if "under-voltage" in [*throttling.get("now", []), *throttling.get("since_boot", [])]:
+        advice.append("The supply voltage was too low: use the board's own power supply and a short cable.")
+    if {"throttled", "soft temperature limit", "frequency capped"} & set(throttling.get("now", [])):
+        advice.append("The processor is held back now: cool it, or run at a higher level.")
+    return advice
+
+
+def print_findings(findings: dict[str, Any]) -> None:
+    """One line a topic, then the advice."""
+    for topic, finding in findings.items():
+        if topic != "advice":
+            print(f"{topic.replace('_', '-') + ':':<14} {describe(finding)}")
+    print()
+    for sentence in findings["advice"]:
+        print(f"* {sentence}")
+    if not findings["advice"]:
+        print("Nothing stands in the way.")
+
+
+def describe(finding: Any) -> str:
+    """A finding in one line."""
+    if finding is None:
+        return "cannot be read here"
+    if isinstance(finding, dict):
+        told = {key.replace("_", " "): describe(value) for key, value in finding.items() if value is not None}
+        return ", ".join(f"{key} {value}" for key, value in told.items())
+    if isinstance(finding, (list, tuple)):
+        return " ".join(map(str, finding)) or "none"
+    if isinstance(finding, bool):
+        return "yes" if finding else "no"
+    return str(finding)
