@@ -1,0 +1,13 @@
+"""The compiled kernels: plain Python over typed pointers, translated by Numba; nothing here allocates.
+
+simd          vector and register-tile types, and the few intrinsics the kernels need
+tile_conv     the convolution micro-kernel: a tile of output pixels x channels held in registers
+dense_conv    dense convolution of one map
+hash_patch    quantise, project and code the channels of one patch; group them
+merged_conv   convolution with merged channels, patch by patch
+pointwise     add, scale, activation;  pool: max, average, adaptive, mean;  move: pad, slice, concat, flatten
+frame         walks the execution table: one call per frame
+layout        the columns of that table
+
+Every kernel has a plain twin in `haste_runtime.backends.numpy_backend`, which is the definition.
+"""

@@ -1,0 +1,99 @@
+"""Dense convolution of one map, read in place: the zero border of the map serves as padding."""
+
+from __future__ import annotations
+
+from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.jit import kernel, simd
+from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_block
+
+at, as_ints = simd.at, simd.as_ints
+vector_load, vector_store, vector_fma, vector_clip = (
+    simd.vector_load, simd.vector_store, simd.vector_fma, simd.vector_clip,
+)  # fmt: skip
+W = simd.W
+
+
+@kernel
+def list_pixels(op, first, last, sources, targets, residuals):
+    """Offsets of output pixels first..last-1 (row by row) into input, output and residual (-1 where there is none)."""
+    width = op[t.YW]
+    row = first // width
+    column = first - row * width
+    for i in range(last - first):
+        sources[i] = row * op[t.SY] * op[t.XROW] + column * op[t.SX] * op[t.XPIXEL]
+        targets[i] = row * op[t.YROW] + column * op[t.YPIXEL]
+        residuals[i] = row * op[t.RROW] + column * op[t.RPIXEL] if op[t.R] >= 0 else -1
+        column += 1
+        if column == width:
+            column = 0
+            row += 1
+
+
+@kernel
+def dense_conv(op, arena, packed, index, scratch, worker, workers):
+    """act(conv(x) + bias + residual), any kernel, stride, dilation and groups.
+
+    A strip of pixels is chosen so that its input stays in the second-level cache while all filters pass over it.
+    Workers share out (strip, group, block) triples.
+    """
+    pixels, width = op[t.YH] * op[t.YW], op[t.VECTORS] * W
+    taps, strip = op[t.KY] * op[t.KX], op[t.STRIP]
+    sources = as_ints(at(arena, scratch + op[t.PIXELS]))
+    targets = at(sources, op[t.ROOM])
+    residuals = at(targets, op[t.ROOM])
+    spill = at(arena, scratch + op[t.SPILL])
+    channels = at(index, op[t.CHANNELS])  # 0, 1, 2 ... and behind it each channel's filter offset
+    filters = at(channels, op[t.GROUP_IN])
+    source = at(arena, op[t.X] - op[t.PTOP] * op[t.XROW] - op[t.PLEFT] * op[t.XPIXEL])  # in the zero border
+    residual = at(arena, max(op[t.R], 0))
+    block_size = op[t.GROUP_IN] * taps * width
+    unit = 0
+    for first in range(0, pixels, strip):
+        last = min(first + strip, pixels)
+        listed = False
+        for group in range(op[t.GROUPS]):
+            for block in range(op[t.BLOCKS]):
+                unit += 1
+                if unit % workers != worker:
+                    continue
+                if not listed:
+                    list_pixels(op, first, last, sources, targets, residuals)
+                    listed = True
+                number = group * op[t.BLOCKS] + block
+                channel = group * op[t.GROUP_OUT] + block * width
+                conv_block(
+                    op[t.VECTORS], at(packed, op[t.BIAS] + number * width), last - first, taps,
+                    at(source, group * op[t.GROUP_IN]), at(index, op[t.TAPS]), sources,
+                    op[t.GROUP_IN], channels, filters, at(packed, op[t.WEIGHT] + number * block_size), 0, spill,
+                    min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
+                    at(residual, channel), residuals, at(arena, op[t.Y] + channel), targets, spill,
+                )  # fmt: skip
+
+
+@kernel
+def depthwise_conv(op, arena, packed, index, scratch, worker, workers):
+    """One filter per channel; channels in lanes. Filters are packed [tap][channels rounded up to W], then the bias."""
+    padded = (op[t.XC] + W - 1) // W * W
+    spill = at(arena, scratch + op[t.SPILL])
+    for y in range(worker, op[t.YH], workers):
+        for x in range(op[t.YW]):
+            source = op[t.X] + (y * op[t.SY] - op[t.PTOP]) * op[t.XROW] + (x * op[t.SX] - op[t.PLEFT]) * op[t.XPIXEL]
+            target = op[t.Y] + y * op[t.YROW] + x * op[t.YPIXEL]
+            other = op[t.R] + y * op[t.RROW] + x * op[t.RPIXEL]
+            for c in range(0, op[t.XC], W):
+                total = vector_load(packed, op[t.BIAS] + c)
+                for ky in range(op[t.KY]):
+                    for kx in range(op[t.KX]):
+                        tap = source + ky * op[t.DY] * op[t.XROW] + kx * op[t.DX] * op[t.XPIXEL] + c
+                        weight = op[t.WEIGHT] + (ky * op[t.KX] + kx) * padded + c
+                        total = vector_fma(total, vector_load(arena, tap), vector_load(packed, weight))
+                if op[t.R] >= 0:
+                    total = simd.vector_add(total, vector_load(arena, other + c))
+                if op[t.ACTIVATION] != t.NO_LIMIT:
+                    total = vector_clip(total, INFINITY if op[t.ACTIVATION] == t.RELU else SIX)
+                if c + W <= op[t.XC]:
+                    vector_store(arena, target + c, total)
+                else:
+                    vector_store(spill, 0, total)
+                    for i in range(op[t.XC] - c):
+                        arena[target + c + i] = spill[i]

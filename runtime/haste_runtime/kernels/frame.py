@@ -1,0 +1,68 @@
+"""One call per frame: walk the execution table. Python is not in the loop."""
+
+from __future__ import annotations
+
+from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.dense_conv import dense_conv, depthwise_conv
+from haste_runtime.kernels.jit import kernel, simd
+from haste_runtime.kernels.merged_conv import merged_conv
+from haste_runtime.kernels.move import clear_border, copy_box, flatten
+from haste_runtime.kernels.pointwise import activation, add, scale
+from haste_runtime.kernels.pool import adaptive_pool, average_pool, max_pool, mean
+
+at = simd.at
+
+
+@kernel
+def convolve(op, levels, arena, packed, index, scratch, counters, trace, worker, workers):
+    """Dense or merged, as this frame's level says."""
+    slot = op[t.SLOT]
+    if slot >= 0 and levels[slot * t.LEVEL_COLUMNS + t.PATCH] > 0:
+        level, counts = at(levels, slot * t.LEVEL_COLUMNS), at(counters, slot * t.COUNTERS)
+        merged_conv(op, level, arena, packed, index, scratch, counts, trace, worker, workers)
+    else:
+        dense_conv(op, arena, packed, index, scratch, worker, workers)
+
+
+@kernel
+def run_operation(op, levels, arena, packed, index, scratch, counters, trace, worker, workers):
+    kind = op[t.KIND]
+    if kind == t.CONV:
+        convolve(op, levels, arena, packed, index, scratch, counters, trace, worker, workers)
+    elif kind == t.DEPTHWISE:
+        depthwise_conv(op, arena, packed, index, scratch, worker, workers)
+    elif kind == t.ADD:
+        add(op, arena, worker, workers)
+    elif kind == t.SCALE:
+        scale(op, arena, packed, worker, workers)
+    elif kind == t.ACTIVATE:
+        activation(op, arena, worker, workers)
+    elif kind == t.MAX_POOL:
+        max_pool(op, arena, worker, workers)
+    elif kind == t.AVERAGE_POOL:
+        average_pool(op, arena, worker, workers)
+    elif kind == t.ADAPTIVE_AVERAGE or kind == t.ADAPTIVE_MAX:
+        adaptive_pool(op, arena, worker, workers)
+    elif kind == t.MEAN:
+        mean(op, arena, worker, workers)
+    elif kind == t.FLATTEN:
+        flatten(op, arena, worker, workers)
+    else:
+        copy_box(op, arena, index, scratch, worker, workers)
+
+
+@kernel
+def run_frame(table, operations, levels, slots, arena, packed, index, scratch, counters, trace):
+    """Run all operations of one frame.
+
+    table: int64, ``operations`` rows of layout.COLUMNS. levels: int64, this level's ``slots`` rows of LEVEL_COLUMNS.
+    arena: float32 for all maps and, from ``scratch`` on, all scratch space. packed: float32 weights.
+    index: int32 lists. counters: int64, slots rows of COUNTERS, cleared here. trace: int32 codes, if recorded.
+    """
+    for i in range(slots * t.COUNTERS):
+        counters[i] = 0
+    for i in range(operations):
+        op = at(table, i * t.COLUMNS)
+        if op[t.YBORDER] > 0:
+            clear_border(op, arena)
+        run_operation(op, levels, arena, packed, index, scratch, counters, trace, 0, 1)

@@ -1,0 +1,33 @@
+"""How many float32 lanes a vector register has, chosen once per process: 4 (NEON, SSE), 8 (AVX2) or 16 (AVX-512)."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from haste_runtime.errors import BackendError
+
+VARIABLE = "HASTE_LANES"
+
+
+@functools.cache
+def lanes() -> int:
+    """Lanes of this CPU, or what the environment variable HASTE_LANES says (for tests and comparisons)."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        if chosen not in ("4", "8", "16"):
+            raise BackendError(f"{VARIABLE}={chosen} is not a vector width.", "Use 4, 8 or 16, or unset it.")
+        return int(chosen)
+    from llvmlite.binding import get_host_cpu_features
+
+    features = get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16
+    return 8 if features.get("avx2") and features.get("fma") else 4
+
+
+def blocks(lanes: int, channels: int) -> tuple[int, int]:
+    """(vectors per block, blocks) that cover ``channels`` output channels with the least padding, then widest."""
+    choices = {4: (4, 2, 1), 8: (2, 1), 16: (4, 2, 1)}[lanes]
+    vectors = min(choices, key=lambda v: (-(-channels // (v * lanes)) * v, -v))
+    return vectors, -(-channels // (vectors * lanes))

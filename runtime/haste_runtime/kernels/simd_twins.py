@@ -1,0 +1,113 @@
+"""What the intrinsics of `haste_runtime.kernels.simd` mean, in numpy: used when Numba's compiler is switched off.
+
+A pointer is an array, a vector an array of W floats, a tile an array (rows, vectors, W). A fused multiply-add is done in
+float64 and rounded once, which differs from the hardware's only in rare double roundings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haste_runtime.kernels.lanes import lanes
+
+W = lanes()
+Array = NDArray[Any]
+
+
+def at(pointer: Array, offset: int) -> Array:
+    return pointer[offset:]
+
+
+def as_ints(pointer: Array) -> Array:
+    return pointer.view(np.int32)
+
+
+def as_shorts(pointer: Array) -> Array:
+    return pointer.view(np.int16)
+
+
+def prefetch(pointer: Array, offset: int) -> None:
+    pass
+
+
+def vector_load(pointer: Array, offset: int) -> Array:
+    return pointer[offset : offset + W].copy()
+
+
+def vector_store(pointer: Array, offset: int, value: Array) -> None:
+    pointer[offset : offset + W] = value
+
+
+def vector_add(x: Array, y: Array) -> Array:
+    return x + y
+
+
+def vector_scale(x: Array, factor: float) -> Array:
+    return x * np.float32(factor)
+
+
+def vector_fma(total: Array, x: Array, y: Array) -> Array:
+    return (total.astype(np.float64) + x.astype(np.float64) * y).astype(np.float32)
+
+
+def vector_clip(x: Array, upper: float) -> Array:
+    return np.minimum(np.maximum(x, np.float32(0)), np.float32(upper))
+
+
+def transpose(source: Array, step: int, target: Array, target_step: int) -> None:
+    for i in range(W):
+        for j in range(W):
+            target[j * target_step + i] = source[i * step + j]
+
+
+def quantise(source: Array, offset: int, inverse: float, target: Array, target_offset: int) -> None:
+    product = source[offset : offset + W] * np.float32(inverse)
+    target[target_offset : target_offset + W] = np.rint(product).astype(np.int16)
+
+
+def shorts_zero() -> Array:
+    return np.zeros(2 * W, np.int16)
+
+
+def shorts_add(total: Array, pointer: Array, offset: int) -> Array:
+    return total + pointer[offset : offset + 2 * W]
+
+
+def widen_add(pointer: Array, offset: int, total: Array, sign: int) -> None:
+    pointer[offset : offset + 2 * W] += np.int32(sign) * total.astype(np.int32)
+
+
+def tile_bias(vectors: int, pointer: Array, offset: int) -> Array:
+    return pointer[offset : offset + vectors * W].reshape(1, vectors, W).copy()
+
+
+def tile_repeat(row: Array, rows: int) -> Array:
+    return np.repeat(row, rows, axis=0)
+
+
+def tile_pixels(tile: Array, pointer: Array, offsets: Array) -> list[Array]:
+    return [pointer[int(offset) :] for offset in offsets[: len(tile)]]
+
+
+def tile_fma(tile: Array, pixels: list[Array], offset: int, weights: Array) -> Array:
+    pixel = np.array([p[offset] for p in pixels], np.float64)[:, None, None]
+    filters = weights[: tile.shape[1] * W].astype(np.float64).reshape(1, -1, W)
+    return (tile + pixel * filters).astype(np.float32)
+
+
+def tile_add(tile: Array, pointer: Array, offsets: Array) -> Array:
+    n = tile.shape[1] * W
+    return tile + np.stack([pointer[o : o + n] for o in offsets[: len(tile)]]).reshape(tile.shape)
+
+
+def tile_clip(tile: Array, upper: float) -> Array:
+    return np.minimum(np.maximum(tile, np.float32(0)), np.float32(upper))
+
+
+def tile_store(tile: Array, pointer: Array, offsets: Array) -> None:
+    n = tile.shape[1] * W
+    for row, offset in zip(tile, offsets, strict=False):
+        pointer[offset : offset + n] = row.reshape(-1)
