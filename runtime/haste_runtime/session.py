@@ -20,19 +20,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from haste_runtime.backends import Backend, choose_backend
+from haste_runtime.bundle import Bundle, read_bundle
 from haste_runtime.errors import HasteError, InputError, LevelError
 from haste_runtime.flops import LayerCounts, NetworkFlops, Totals
 from haste_runtime.graph import Shape
 from haste_runtime.operators import check_graph
-
-if TYPE_CHECKING:
-    from haste_runtime.bundle import Bundle
 
 Array = NDArray[np.float32]
 
@@ -116,13 +114,7 @@ class Session:
         threads: int = 1,
         trace: bool = False,
     ) -> None:
-        bundle: Bundle
-        if isinstance(path_or_bundle, (str, os.PathLike)):
-            from haste_runtime.bundle import read_bundle
-
-            bundle = read_bundle(path_or_bundle)
-        else:
-            bundle = path_or_bundle
+        bundle = path_or_bundle if isinstance(path_or_bundle, Bundle) else read_bundle(path_or_bundle)
         shapes = check_graph(bundle.graph)
         running, self._backend_reason = choose_backend(backend, bundle, threads, trace)
         self._backend_name = running.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from builders import GraphBuilder, bundle_for, conv_graph, random_network, sign_
 
 from haste_runtime import session as session_module
 from haste_runtime.backends.numpy_backend import NumpyBackend
-from haste_runtime.errors import BackendError, GraphError, HasteError, InputError, LevelError
+from haste_runtime.bundle import write_bundle
+from haste_runtime.errors import BackendError, BundleError, GraphError, HasteError, InputError, LevelError
 from haste_runtime.flops import LayerCounts
 from haste_runtime.graph import Graph
 from haste_runtime.session import LevelInfo, Session, TensorInfo
@@ -50,6 +52,20 @@ def test_one_array_in_one_fresh_array_out() -> None:
         kept = y.copy()
         y[:] = 0
         assert np.array_equal(session.run(x), kept)
+
+
+def test_a_file_is_the_same_as_its_bundle(tmp_path: Path) -> None:
+    bundle, path = bundle_for(random_network(5)), tmp_path / "net.haste"
+    write_bundle(path, bundle)
+    with Session(bundle, "numpy") as memory, Session(path, "numpy") as file, Session(str(path), "numpy") as text:
+        assert file.levels == memory.levels
+        x = batch_for(memory)
+        for level in range(len(file.levels)):
+            memory.level = file.level = text.level = level
+            assert np.array_equal(file.run(x), memory.run(x))
+            assert np.array_equal(text.run(x), memory.run(x))
+    with pytest.raises(BundleError):
+        Session(tmp_path / "nothing.haste")
 
 
 def test_a_batch_is_its_frames() -> None:

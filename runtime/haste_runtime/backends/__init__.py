@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.bundle import Bundle
 from haste_runtime.errors import BackendError
 from haste_runtime.flops import LayerCounts
-
-if TYPE_CHECKING:
-    from haste_runtime.bundle import Bundle
 
 __all__ = ["NAMES", "Backend", "LayerCounts", "choose_backend"]
 

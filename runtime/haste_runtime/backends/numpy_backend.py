@@ -6,20 +6,17 @@ Complete and readable, and needs only numpy. What it computes is what the others
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Node
 from haste_runtime.merge import merged_conv
 from haste_runtime.plan import Choice
 from haste_runtime.reference_ops import FUNCTIONS, Array, add_residual, output_channels_last
-
-if TYPE_CHECKING:
-    from haste_runtime.bundle import Bundle
 
 
 class NumpyBackend:
