@@ -285,7 +285,7 @@ def _chunks(
     batch, rows = windows.shape[:2]
     row_bytes = windows[0, 0].numel() * x.element_size()
     images = max(1, chunk_bytes // (row_bytes * rows))
-    tile_rows = rows if images > 1 else min(rows, max(1, chunk_bytes // row_bytes))
+    tile_rows = min(rows, max(1, chunk_bytes // row_bytes))
     for image in range(0, batch, images):
         for row in range(0, rows, tile_rows):
             piece = windows[image : image + images, row : row + tile_rows]
