@@ -308,6 +308,8 @@ class Converter:
     def _constant(self, known: Known, fallback: str) -> str:
         key = known.key or fallback
         array = np.ascontiguousarray(known.tensor.detach().to("cpu", torch.float32).numpy())
+        while key in self.constants and not np.array_equal(self.constants[key], array, equal_nan=True):
+            key = f"{key}_2"  # computed, and called as something that the state dict has
         self.constants[key] = array
         return key
 

@@ -108,13 +108,14 @@ def _batch_norm(c: Converter, call: Call) -> Computed | tuple[Computed | None, .
     shift = -mean * scale
     if call["bias"] is not None:
         shift = shift + c.known(call["bias"], "bias").tensor.double()
-    result = _emit_scale(c, call, call["input"], scale, shift)
+    layer = c.known(call["running_var"], "variance").key.removesuffix(".running_var")
+    keys = [f"{layer}.{role}" if layer else "" for role in ("scale", "shift")]  # shared by all calls of the layer
+    result = _emit_scale(c, call, call["input"], Known(scale, keys[0]), Known(shift, keys[1]))
     return result if call.operation == "batch_norm.default" else (result, None, None, None, None)
 
 
-def _emit_scale(c: Converter, call: Call, x: Argument, scale: torch.Tensor, shift: torch.Tensor) -> Computed:
-    constants = {"scale": Known(scale), "shift": Known(shift)}
-    return c.emit(call, "scale", [c.value(x)], {"activation": "none"}, constants)
+def _emit_scale(c: Converter, call: Call, x: Argument, scale: Known, shift: Known) -> Computed:
+    return c.emit(call, "scale", [c.value(x)], {"activation": "none"}, {"scale": scale, "shift": shift})
 
 
 # --- elementwise -----------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def _arithmetic(c: Converter, call: Call) -> Computed:
         scale, shift = 1 / number, zero
     else:
         raise Refused("It divides by a computed value.", _BROADCAST)
-    return _emit_scale(c, call, x, scale, shift)
+    return _emit_scale(c, call, x, Known(scale), Known(shift))
 
 
 def _per_channel(call: Call, constant: Argument) -> torch.Tensor:
@@ -295,7 +296,7 @@ def _slice(c: Converter, call: Call) -> Computed:
     if high <= low:
         raise Refused("It takes an empty slice.", "Remove it.")
     starts, stops, steps = [0] * len(x.shape), list(x.shape), [1] * len(x.shape)
-    starts[axis], stops[axis], steps[axis] = low, high, step
+    starts[axis], stops[axis], steps[axis] = low, low + (high - low - 1) // step * step + 1, step  # just after the last
     ranges = {"starts": tuple(starts), "stops": tuple(stops), "steps": tuple(steps)}
     return c.emit(call, "slice", [name], ranges)
 
