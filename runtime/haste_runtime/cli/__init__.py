@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -47,10 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line (without the program's name) and returns its exit code."""
     command = next((argument for argument in arguments if argument in COMMANDS), "")
     options = build_parser(command).parse_args(arguments)
-    if options.debug:
-        os.environ["HASTE_DEBUG"] = "1"
     module = importlib.import_module(f"haste_runtime.cli.{options.command}")
-    return guarded(lambda: module.run(options))
+    return guarded(lambda: module.run(options), options.debug)
 
 
 def main() -> None:
