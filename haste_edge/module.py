@@ -103,7 +103,7 @@ def apply(
     Important args:
      - level: where the knob ``model.haste.level`` stands at first; turn it at any time. 0 is the untouched model.
      - bits: what the levels above 0 mean, in the little language of `parse_levels`. A number for all layers is the
-       paper's way: 14 is careful, 12 a fair start in wide networks, and below 10 most networks fall apart.
+       paper's way: 14 is careful, 12 a fair start in wide networks; below that accuracy goes quickly.
      - patch: side m of the output tiles that share one grouping. 8 is a fair start; larger tiles spread the cost of
        merging filters, smaller ones find more channels alike.
      - plan: a bundle, as `haste_runtime.bundle.read_bundle` gives it. Its ladder, patch sizes and projections are used,
