@@ -133,8 +133,11 @@ def _differs(conv: nn.Conv2d | None, node: Node, graph: Graph) -> str:
     if conv is None:
         return "the model has no convolution of that name"
     weight = graph.constants[node.constants["weight"]].shape
-    attributes = {"stride": pair(conv.stride), "dilation": pair(conv.dilation), "padding": conv_padding(conv)}
+    attributes = {"stride": pair(conv.stride), "dilation": pair(conv.dilation)}
     differing = [key for key, value in attributes.items() if node.attributes[key] != value]
+    # More padding than the module's is a zero pad before it that was folded in: the patches see the same zeros.
+    if any(own > folded for own, folded in zip(conv_padding(conv), node.attributes["padding"], strict=True)):
+        differing.append("padding")
     if tuple(conv.weight.shape) != weight:
         differing.append("weight's shape")
     return f"the model's has another {' and '.join(differing)}" if differing else ""

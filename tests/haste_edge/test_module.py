@@ -26,6 +26,7 @@ from haste_edge.schedule import DEFAULT_BITS, ApplyError, parse_levels
 from haste_runtime import merge
 from haste_runtime.errors import InputError, LevelError
 from haste_runtime.flops import dense_flops, linear_flops, merged_flops
+from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.projection import draw
@@ -508,6 +509,27 @@ def test_a_bundles_plan_gives_the_runtimes_groups(net: Net, x: Tensor) -> None:
     assert not any("haste" in name for name, _ in net.named_buffers())
 
 
+def test_a_pad_that_the_compiler_folded_changes_no_group() -> None:
+    padded = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 2)), nn.Conv2d(6, 4, 3, 2, bias=False))
+    x = torch.randn(1, 6, 8, 9).relu()
+    weight = padded[1].weight.detach().numpy()
+    attributes = {"stride": (2, 2), "padding": (1, 1, 2, 0), "dilation": (1, 1), "groups": 1, "activation": "none"}
+    node = Node("1", "conv", ("x",), attributes, {"weight": "w"})
+    graph = Graph((Value("x", (6, 8, 9)),), ("1",), (node,), {"w": weight})
+    matrix = draw(1, 6, 5)
+    plan = Plan(
+        (LayerPlan("1", (Variant(2, 6, 2 / 3, 1, "p"),), ""),), (Level({}, 0, 0), Level({"1": Choice(0, 3)}, 1, 1))
+    )
+    bundle = SimpleNamespace(graph=graph, plan=plan, projections={"p": matrix})
+    haste_edge.apply(padded, plan=bundle)
+    with torch.no_grad():
+        y = padded(x)
+    geometry = ConvGeometry.from_node(node, (6, 8, 9), weight.shape)
+    expected, counts, _ = merge.merged_conv(x[0].numpy(), weight, None, geometry, 2, matrix, 3)
+    assert padded.haste.stats.layers["1"].counts == counts
+    np.testing.assert_allclose(y[0].numpy(), expected, atol=1e-5)
+
+
 def test_a_bundle_of_another_model_is_refused(net: Net) -> None:
     bundle = bundle_of(net)
     net.extra = nn.Conv2d(16, 16, 3)
@@ -516,7 +538,7 @@ def test_a_bundle_of_another_model_is_refused(net: Net) -> None:
     net.wide.stride = (1, 1)
     with pytest.raises(ApplyError, match="'wide', but the model's has another stride"):
         haste_edge.apply(net, plan=bundle)
-    net.wide = nn.Conv2d(16, 8, 3, 2, 0)
+    net.wide = nn.Conv2d(16, 8, 3, 2, 2)
     with pytest.raises(ApplyError, match="another padding and weight's shape"):
         haste_edge.apply(net, plan=bundle)
     net.wide = nn.Conv2d(16, 24, 3, 2, 1, padding_mode="circular")
