@@ -222,7 +222,7 @@ class Session:
 
     def _restored(self, frames: list[Array]) -> Array:
         """A batch of outputs in the source model's layout."""
-        batch = np.stack(frames) if len(frames) > 1 else frames[0][np.newaxis]
+        batch = np.stack(frames)
         return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self._channels_last and batch.ndim == 4 else batch
 
     def _running(self) -> Backend:
