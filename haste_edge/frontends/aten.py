@@ -20,19 +20,11 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from haste_edge.errors import Refusal, UnsupportedModelError
+from haste_edge.errors import Refusal
+from haste_edge.frontends.refusals import Refused, location, no_rule, refusals_error
 from haste_runtime.errors import GraphError
 from haste_runtime.graph import Constant, Graph, Node, Shape, Value
 from haste_runtime.operators import infer_shape
-
-
-class Refused(Exception):
-    """Raised by a rule: why the call cannot be compiled, and what would help."""
-
-    def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -85,6 +77,9 @@ def convert(program: ExportedProgram, rules: Mapping[str, Rule]) -> Graph:
     dict, nodes after the module that made them. Raises UnsupportedModelError with every refusal.
     """
     return Converter(program, rules).graph()
+
+
+_RESHAPE_HINT = "Only flattening a frame, and squeezing (C, 1, 1) to (C,), can be compiled."
 
 
 class Converter:
@@ -335,7 +330,7 @@ class Converter:
         return unique
 
     def _refuse(self, node: fx.Node, operation: str, refused: Refused) -> None:
-        name = self._name(node, operation.split(".")[0], {})
+        name = node.name if node.op == "placeholder" else self._name(node, operation.split(".")[0], {})
         operation = operation if operation in ("input", "output", "getitem") else f"aten.{operation}"
         where = location(node.meta.get("stack_trace") or "")
         self.refusals.append(Refusal(name, operation, where, refused.reason, refused.hint))
@@ -350,26 +345,6 @@ class Converter:
         if not all(isinstance(extent, int) for extent in shape[1:]):
             raise Refused("Its size depends on the batch or on data.", "Every size but the batch must be fixed.")
         return tuple(int(extent) for extent in shape[1:])
-
-
-_RESHAPE_HINT = "Only flattening a frame, and squeezing (C, 1, 1) to (C,), can be compiled."
-
-
-def refusals_error(refusals: Sequence[Refusal]) -> UnsupportedModelError:
-    count = len(refusals)
-    what = "1 operation that cannot" if count == 1 else f"{count} operations that cannot"
-    lines = "".join(f"\n  {refusal}" for refusal in refusals)
-    return UnsupportedModelError(f"The model has {what} be compiled:{lines}", refusals=tuple(refusals))
-
-
-def location(stack_trace: str) -> str:
-    """Where the model's source calls an operation: "file:line: code", or empty. Skips frames inside torch."""
-    frames = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*(?:\n\s+([^\n]+))?', stack_trace)
-    own = [frame for frame in frames if not re.search(r"(^|(site|dist)-packages[/\\])torch[/\\]", frame[0])]
-    if not own:
-        return ""
-    file, line, code = own[-1]
-    return f"{file}:{line}: {code}".rstrip(": ")
 
 
 def _flat(values: Any) -> list[Any]:
@@ -389,28 +364,3 @@ def _describe(value: Argument) -> str:
     if isinstance(value, Computed):
         return f"per-frame shape {value.shape} of {math.prod(value.shape)} numbers"
     return "a constant" if isinstance(value, Known) else repr(value)
-
-
-_ADVICE = {
-    "silu": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "hardswish": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "gelu": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "leaky_relu": "Use ReLU or ReLU6.",
-    "elu": "Use ReLU or ReLU6.",
-    "prelu": "Use ReLU or ReLU6.",
-    "softmax": "Return the logits: the largest is the same.",
-    "log_softmax": "Return the logits: the largest is the same.",
-    "sigmoid": "As the last operation, return the logits; inside the network it cannot be compiled.",
-    "permute": "Keep maps in the order N, C, H, W; channel shuffles cannot be compiled.",
-    "transpose": "Keep maps in the order N, C, H, W; channel shuffles cannot be compiled.",
-    "conv_transpose2d": "Transposed convolutions cannot be compiled.",
-    "group_norm": "Only batch norm, whose statistics are fixed, can be compiled.",
-    "layer_norm": "Only batch norm, whose statistics are fixed, can be compiled.",
-    "instance_norm": "Only batch norm, whose statistics are fixed, can be compiled.",
-}
-
-
-def no_rule(operation: str) -> Refused:
-    """For an operator without a rule, called as ATen calls it but for "aten."."""
-    name = operation.split(".")[0].strip("_")
-    return Refused("There is no kernel for this operation.", _ADVICE.get(name, "Rewrite or remove it."))

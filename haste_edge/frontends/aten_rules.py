@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from haste_edge.frontends.aten import Argument, Call, Computed, Converter, Known, Refused, Rule
+from haste_edge.frontends.aten import Argument, Call, Computed, Converter, Known, Rule
+from haste_edge.frontends.refusals import Refused
 
 RULES: dict[str, Rule] = {}
 

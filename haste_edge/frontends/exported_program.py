@@ -18,10 +18,10 @@ import torch
 from torch import fx, nn
 
 from haste_edge.errors import ModelError, Refusal, UnsupportedModelError
-from haste_edge.frontends.aten import location, no_rule, refusals_error
 from haste_edge.frontends.aten_rules import RULES
 from haste_edge.frontends.export import LoadedModel, load_module
 from haste_edge.frontends.pt2_archive import DTYPES, Archive, read_archive
+from haste_edge.frontends.refusals import location, no_rule, refusals_error
 from haste_runtime.graph import Shape
 
 # On weights, before the network proper: layouts and the arithmetic of weight normalisation.

@@ -17,11 +17,11 @@ def eliminate(graph: Graph) -> Graph:
     for old in graph.nodes:
         node = rewriter.read(old)
         source = rewriter.nodes.get(node.inputs[0])
-        if node.op == "slice" and source is not None and source.op == "slice":
-            node = _after(source, node)
         both_outputs = rewriter.is_output(node.name) and rewriter.is_output(node.inputs[0])
         if not both_outputs and _is_identity(graph, node, source, shapes[old.inputs[0]], shapes[old.name]):
             rewriter.let_take_over(node.inputs[0], node)
+        elif node.op == "slice" and source is not None and source.op == "slice":
+            rewriter.keep(_after(source, node))
         else:
             rewriter.keep(node)
     return _without_dead(rewriter.graph())
