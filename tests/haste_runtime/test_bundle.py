@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from haste_runtime import bundle_errors
 from haste_runtime.bundle import FORMAT_VERSION, Bundle, inspect_bundle, read_bundle, stored, write_bundle
 from haste_runtime.errors import BundleError
 from haste_runtime.graph import Graph
+from haste_runtime.operators import OPERATORS
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.projection import draw, pack
@@ -370,3 +373,29 @@ def test_variants_may_share_a_projection(tmp_path: Path) -> None:
     plan = Plan((LayerPlan("conv", variants, "twice"),), (Level({}, 0.0, 0.0), Level({"conv": Choice(1, 2)}, 1.0, 1.0)))
     write_bundle(tmp_path / "net.haste", one_conv(plan=plan, projections={"shared": matrix}))
     assert np.array_equal(read_bundle(tmp_path / "net.haste").projections["shared"], matrix)
+
+
+# --- the specification -----------------------------------------------------------------------------------------------
+
+SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
+
+
+def test_the_specifications_reader_reads(tmp_path: Path) -> None:
+    bundle = stored(full_bundle("fp16"))
+    write_bundle(tmp_path / "net.haste", bundle)
+    (code,) = re.findall(r"```python\n(.*?)```", SPECIFICATION.read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    manifest, tensors = names["manifest_and_tensors"](tmp_path / "net.haste")
+    assert manifest["classes"] == list(bundle.classes)
+    assert set(tensors) == set(bundle.graph.constants) | set(bundle.projections)
+
+
+def test_the_specification_lists_every_operator_with_its_attributes_and_constants() -> None:
+    listed: dict[str, tuple[set[str], set[str]]] = {}
+    for line in SPECIFICATION.read_text("utf-8").split("| op |", 1)[1].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        operators, attributes, roles = (re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:4])
+        listed |= dict.fromkeys(operators, (set(attributes), set(roles)))
+    assert listed == {name: (set(op.attributes), set(op.roles)) for name, op in OPERATORS.items()}
