@@ -1,0 +1,107 @@
+"""``haste-edge compile``: a model becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from haste_edge.cli.common import Debug, Json, numbers
+from haste_runtime.cli.common import note, print_json
+from haste_runtime.errors import InputError
+from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
+
+
+def compile_(
+    model: Annotated[
+        str, typer.Argument(help="package.module:factory (importable from here or PYTHONPATH), or a .pt2 file.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, usually NAME.haste.")],
+    weights: Annotated[Path | None, typer.Option(help="The factory's weights: a safetensors state dict.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="Input shape, as in 1x3x32x32; not needed where the file states it.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Board: see `haste-edge targets`; or a .toml file of your own.")] = "host",
+    mean: Annotated[
+        str, typer.Option(help="Subtracted from pixels after --scale: a number a channel, with commas.")
+    ] = "0",
+    std: Annotated[str, typer.Option(help="Divided by after that; likewise.")] = "1",
+    scale: Annotated[float, typer.Option(help="Pixels 0..255 are divided by this first.")] = 255.0,
+    layout: Annotated[str, typer.Option(help="Layout of the arrays you will run it on: NCHW or NHWC.")] = "NCHW",
+    colour: Annotated[str, typer.Option(help="Order of the input's channels: RGB or BGR.")] = "RGB",
+    classes: Annotated[Path | None, typer.Option(help="Text file with the name of a class in each line.")] = None,
+    levels: Annotated[int, typer.Option(min=1, max=255, help="Levels of compression above level 0.")] = 8,
+    objective: Annotated[
+        str, typer.Option(help="What the ladder saves: flops, or time by the target's cost model.")
+    ] = "flops",
+    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random projections.")] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Print for each layer what was chosen and why.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model into a bundle, and prove that its level 0 computes what the model does."""
+    preprocessing = Preprocessing(
+        mean=numbers(mean, "The mean"),
+        std=numbers(std, "The std"),
+        scale=scale,
+        layout=one_of(layout.upper(), LAYOUTS, "--layout"),
+        colour=one_of(colour.upper(), COLOURS, "--colour"),
+    )
+    names = () if classes is None else read_classes(classes)
+
+    from haste_edge.compile import compile_model
+
+    report = compile_model(
+        model,
+        out,
+        weights=weights,
+        input_shape=input,
+        target=target,
+        preprocessing=preprocessing,
+        classes=names,
+        levels=levels,
+        objective=one_of(objective, ("flops", "time"), "--objective"),
+        dtype=one_of(dtype, ("fp32", "fp16"), "--dtype"),
+        seed=seed,
+        on_step=note,
+    )
+    from haste_edge.cli.tables import print_layers, print_levels, size
+
+    if explain:
+        print_layers(report.summary, to_stderr=json)
+    if json:
+        print_json(report.as_json())
+        return
+    merging = sum(bool(layer["variants"]) for layer in report.summary["layers"])
+    print_levels(report.summary)
+    print(
+        f"{out}: {size(report.summary['bytes']['file'])}, {report.summary['dtype']}; "
+        f"{merging} of {len(report.summary['layers'])} convolutions may merge; "
+        f"arena {size(report.summary['bytes']['arena'])}"
+    )
+    print(
+        f"largest error of level 0 against the original: {report.largest_error:.1e} of the largest output "
+        f"(allowed: {report.tolerance:.0e})"
+    )
+    if report.rounding_error is not None:
+        print(f"storing weights in half precision changes the output by up to {report.rounding_error:.1e} of that")
+    print(f"Next: haste-run bench {out}")
+
+
+def one_of(text: str, choices: tuple[str, ...], option: str) -> str:
+    """``text``, if it is among the choices. Raises InputError."""
+    if text not in choices:
+        raise InputError(f"{option} cannot be {text!r}.", f"Choose one of: {', '.join(choices)}.")
+    return text
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Names from a text file, one a line; empty lines at its end do not count. Raises InputError."""
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The class names cannot be read from {path} ({error}).", "Write one name in each line."
+        ) from error

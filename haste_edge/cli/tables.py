@@ -1,0 +1,74 @@
+"""Tables that more than one subcommand prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from haste_edge.cli.common import print_table
+from haste_edge.evaluate import LevelResult
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def print_results(results: Sequence[LevelResult], *, to_stderr: bool = False) -> None:
+    """One line a level. Levels that were interrupted have measured fewer pictures than the others."""
+    columns = [">level", ">top-1 %", ">agreement %", ">FLOPs saved %", ">in the network %", ">ms p50", ">ms p90"]
+    rows = [
+        [
+            str(r.level),
+            percent(r.top1),
+            percent(r.agreement),
+            percent(r.flops_reduction),
+            percent(r.flops_reduction_network),
+            f"{r.ms_p50:.2f}",
+            f"{r.ms_p90:.2f}",
+        ]
+        for r in results
+    ]
+    if len({r.frames for r in results}) > 1:
+        columns.append(">pictures")
+        rows = [[*row, str(r.frames)] for row, r in zip(rows, results, strict=True)]
+    print_table(columns, rows, to_stderr=to_stderr)
+
+
+def print_layers(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+    """The plan, layer by layer. summary: of `haste_runtime.bundle.inspect_bundle`."""
+    rows = []
+    for layer in summary["layers"]:
+        kernel = "x".join(map(str, layer["kernel"])) + (
+            f", stride {layer['stride'][0]}" if max(layer["stride"]) > 1 else ""
+        )
+        if layer["groups"] > 1:
+            kernel += f", {layer['groups']} groups"
+        patches = ", ".join(f"m {v['patch']}, {v['bits']} bits" for v in layer["variants"])
+        shapes = " -> ".join("x".join(map(str, layer[key])) for key in ("input", "output"))
+        reason = layer["reason"] or layer["why_not"]
+        rows.append([layer["name"], shapes, kernel, patches or layer["choice"], reason])
+    print_table(["layer", "shape", "kernel", "choice", "reason"], rows, to_stderr=to_stderr)
+
+
+def print_levels(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+    """The ladder as the compiler expects it."""
+    columns = [">level", ">merged layers", ">FLOPs saved % (expected)", ">in the network %"]
+    rows = [
+        [
+            str(level["level"]),
+            str(level["merged_layers"]),
+            percent(level["flops_reduction"]),
+            percent(level["flops_reduction_network"]),
+        ]
+        for level in summary["levels"]
+    ]
+    print_table(columns, rows, to_stderr=to_stderr)
