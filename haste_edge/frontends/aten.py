@@ -7,7 +7,6 @@ against what torch inferred, so a rule that misunderstood an operator refuses in
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -146,7 +145,9 @@ class Converter:
             items = self.values[source]
             item = items[index] if isinstance(items, tuple) else None
             if item is None:
-                self._refuse(node, "getitem", Refused("A second result of the operation before it is used."))
+                why = Refused("It is a further result of the operation before it.", "Use only the first one.")
+                self._refuse(node, "getitem", why)
+                return self._stand_in(node.meta.get("val"))
             return item
         result = node.meta.get("val")
         first = next((v for v in result if isinstance(v, Tensor)), None) if isinstance(result, tuple | list) else result
@@ -339,7 +340,7 @@ class Converter:
         shape = value.shape
         if len(shape) == 0 or str(shape[0]) != self.batch:
             raise Refused(
-                f"Its result {tuple(map(str, shape))} does not keep the batch as first dimension.",
+                f"Its result of shape ({', '.join(map(str, shape))}) does not keep the batch as first dimension.",
                 "Each frame must be computed on its own.",
             )
         if not all(isinstance(extent, int) for extent in shape[1:]):
@@ -362,5 +363,5 @@ def _tensors(value: Argument) -> Any:
 
 def _describe(value: Argument) -> str:
     if isinstance(value, Computed):
-        return f"per-frame shape {value.shape} of {math.prod(value.shape)} numbers"
+        return f"per-frame shape {value.shape}"
     return "a constant" if isinstance(value, Known) else repr(value)

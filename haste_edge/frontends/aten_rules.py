@@ -145,10 +145,12 @@ def _clamp(c: Converter, call: Call) -> Computed:
     raise Refused(f"It clips to [{low}, {high}].", "Only [0, inf), ReLU, and [0, 6], ReLU6, have kernels.")
 
 
-@_rule("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "add.Scalar", "sub.Scalar", "mul.Scalar", "div.Scalar")
+@_rule(*(f"{kind}.{other}" for kind in ("add", "sub", "rsub", "mul", "div") for other in ("Tensor", "Scalar")))
 def _arithmetic(c: Converter, call: Call) -> Computed:
     """Adding two values of one shape, or any of the four operations with a constant per channel."""
     kind, a, b = call.operation.split(".")[0], call["self"], call["other"]
+    if kind == "rsub":
+        kind, a, b = "sub", b, a
     if isinstance(a, Computed) and isinstance(b, Computed):
         if kind != "add" or call.get("alpha", 1) != 1:
             hint = "Squeeze-and-excitation and gating cannot be compiled." if kind == "mul" else "Only sums can."
