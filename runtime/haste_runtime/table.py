@@ -15,7 +15,7 @@ from haste_runtime.bundle import Bundle
 from haste_runtime.graph import Graph, Node, Shape
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.lanes import blocks
-from haste_runtime.memory import Map, as_map, conv_geometry, layer_scratch, merge_scratch, place_maps
+from haste_runtime.memory import Map, aligned, as_map, conv_geometry, layer_scratch, merge_scratch, place_maps
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import LayerPlan
 
@@ -31,7 +31,7 @@ class Table:
     """operations (n, COLUMNS) and levels (levels, slots, LEVEL_COLUMNS) int64; packed float32; index int32.
 
     shapes, maps: each value's shape and where it lies. slots: the layers that may merge, in order; readers: what
-    each of them reads. scratch: offset of scratch in the arena.
+    each of them reads. scratch: offset of scratch in the arena, which has ``room`` floats for each thread.
     trace: int32 entries that recording every code would take.
     """
 
@@ -44,7 +44,7 @@ class Table:
     slots: tuple[str, ...]
     readers: Mapping[str, str]
     scratch: int
-    arena: int
+    room: int
     trace: int
 
 
@@ -141,7 +141,7 @@ class _Builder:
         row[[t.DY, t.DX]], row[[t.PTOP, t.PLEFT]] = geometry.dilation, geometry.padding[:2]
         plan = self.plans.get(node.name)
         dense, size = layer_scratch(geometry, int(row[t.XROW]), plan.variants if plan else (), self.lanes)
-        self.scratch_size = max(self.scratch_size, size)
+        self.scratch_size = max(self.scratch_size, aligned(size))
         row[[t.STRIP, t.ROOM, t.SPILL, t.PIXELS]] = dense.strip, dense.room, dense.spill, dense.pixels
         if depthwise:
             padding = -geometry.channels_in % self.lanes
@@ -258,7 +258,7 @@ class _Builder:
         return Table(
             np.array(self.rows, np.int64).reshape(-1, t.COLUMNS), levels, self.packed.join(), self.index.join(),
             self.shapes, self.maps, tuple(self.slots), {n.name: n.inputs[0] for n in self.graph.nodes if n.inputs},
-            self.scratch, self.scratch + self.scratch_size, self.trace,
+            self.scratch, self.scratch_size, self.trace,
         )  # fmt: skip
 
 

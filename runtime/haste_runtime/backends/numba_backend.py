@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,148 @@ from haste_runtime.flops import LayerCounts
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.lanes import lanes
 from haste_runtime.memory import Map
-from haste_runtime.table import Table, build_table
+from haste_runtime.table import build_table
+
+Walk = Callable[[int, int, int], None]  # level, worker, workers
+
+
+class NumbaBackend:
+    """Runs the execution table with compiled kernels. The interface is `haste_runtime.backends.Backend`.
+
+    More threads share out each operation: they are parked between frames and meet after every operation within one.
+    source: where the compiled code came from, in words. Raises BackendError if HASTE_LANES is set to nonsense, and
+    ImportError where the kernels must be compiled first and numba is missing.
+    """
+
+    name = "numba"
+
+    def __init__(self, bundle: Bundle, threads: int = 1, trace: bool = False) -> None:
+        table = build_table(bundle, lanes())
+        interpreted = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+        workers = 1 if interpreted else threads
+        self._table, self._plan, self._outputs = table, bundle.plan, bundle.graph.outputs
+        self._operations, self._index = table.operations, table.index
+        self._packed = _line_up(table.packed.size, np.float32)
+        self._packed[:] = table.packed
+        self._arena = _line_up(table.scratch + workers * table.room, np.float32)
+        self._counters = np.zeros((workers, len(table.slots), t.COUNTERS), np.int64)
+        self._codes = np.zeros(table.trace if trace else 0, np.int32)
+        self._levels = table.levels
+        untraced = ~(trace & (self._levels[:, :, t.PATCH] > 0))
+        self._levels[:, :, t.TRACE][untraced] = -1
+        self._arrivals = np.zeros(1, np.int64)
+        names = [value.name for value in bundle.graph.inputs] + list(self._outputs)
+        self._views = {name: _view(self._arena, table.maps[name]) for name in names}
+        self._level = 0
+        walk, self.source = self._interpreted() if interpreted else self._compiled()
+        self._team = _Team(walk, workers)
+
+    def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
+        for name, frame in frames.items():
+            whole, inside = self._views[name]
+            whole[...] = 0
+            inside[...] = frame.transpose(1, 2, 0) if frame.ndim == 3 else frame
+        self._arrivals[0] = 0
+        self._team.run(level)
+        self._level = level
+        return {name: self._output(name) for name in self._outputs}
+
+    def _output(self, name: str) -> NDArray[np.float32]:
+        inside = self._views[name][1].transpose(2, 0, 1)
+        return inside.reshape(self._table.shapes[name]).copy()
+
+    def counts(self) -> dict[str, LayerCounts]:
+        choices = self._plan.levels[self._level].choices
+        rows = zip(self._table.slots, self._counters.sum(0).tolist(), strict=True)
+        return {name: LayerCounts(*row) for name, row in rows if name in choices}
+
+    def codes(self) -> dict[str, NDArray[np.int32]]:
+        """Empty without ``trace``."""
+        found = {}
+        patches = self._counters[:, :, t.PATCHES].sum(0).tolist()
+        for name, count, level in zip(self._table.slots, patches, self._levels[self._level], strict=True):
+            if level[t.TRACE] >= 0:
+                channels = self._table.shapes[self._table.readers[name]][0]
+                begin = int(level[t.TRACE])
+                found[name] = self._codes[begin : begin + count * channels].reshape(count, channels).copy()
+        return found
+
+    def close(self) -> None:
+        """End the threads and let go of the weights and the arena."""
+        self._team.close()
+        self._views = {}
+        self._arena = self._packed = np.empty(0, np.float32)
+
+    def _compiled(self) -> tuple[Walk, str]:
+        """The machine code, with every pointer that stays the same worked out once."""
+        from haste_runtime.kernels.compile import compiled_frame
+
+        frame, slots = compiled_frame(), len(self._table.slots)
+        operations, levels = self._operations.ctypes.data, self._levels.ctypes.data
+        step, count = self._levels.strides[0], len(self._operations)
+        rest = (
+            self._arena.ctypes.data, self._packed.ctypes.data, self._index.ctypes.data, self._table.scratch,
+            self._table.room, self._counters.ctypes.data, self._codes.ctypes.data, self._arrivals.ctypes.data,
+        )  # fmt: skip
+
+        def walk(level: int, worker: int, workers: int) -> None:
+            frame.call(operations, count, levels + level * step, slots, *rest, worker, workers)
+
+        return walk, frame.source
+
+    def _interpreted(self) -> tuple[Walk, str]:
+        """The same kernels as plain Python: NUMBA_DISABLE_JIT is set, for tests of their logic."""
+        from haste_runtime.kernels.frame import run_frame
+
+        operations, counters = self._operations.reshape(-1), self._counters.reshape(-1)
+
+        def walk(level: int, worker: int, workers: int) -> None:
+            run_frame(
+                operations, len(self._operations), self._levels[level].reshape(-1), len(self._table.slots),
+                self._arena, self._packed, self._index, self._table.scratch, self._table.room, counters,
+                self._codes, self._arrivals, worker, workers,
+            )  # fmt: skip
+
+        return walk, "interpreted, since NUMBA_DISABLE_JIT is set"
+
+
+class _Team:
+    """The calling thread and ``workers - 1`` parked ones, which run one frame together."""
+
+    def __init__(self, walk: Walk, workers: int) -> None:
+        self._walk, self._workers, self._level, self._ending = walk, workers, 0, False
+        self._go = [threading.Semaphore(0) for _ in range(workers - 1)]
+        self._done = threading.Semaphore(0)
+        self._threads = [
+            threading.Thread(target=self._park, args=(number,), name=f"haste-{number}", daemon=True)
+            for number in range(1, workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _park(self, number: int) -> None:
+        while True:
+            self._go[number - 1].acquire()
+            if self._ending:
+                return
+            self._walk(self._level, number, self._workers)
+            self._done.release()
+
+    def run(self, level: int) -> None:
+        self._level = level
+        for gate in self._go:
+            gate.release()
+        self._walk(level, 0, self._workers)
+        for _ in self._go:
+            self._done.acquire()  # nobody still reads the counter that the next frame resets
+
+    def close(self) -> None:
+        self._ending = True
+        for gate in self._go:
+            gate.release()
+        for thread in self._threads:
+            thread.join()
+        self._threads, self._go = [], []
 
 
 def _line_up(size: int, dtype: type) -> NDArray[Any]:
@@ -31,98 +173,3 @@ def _view(arena: NDArray[np.float32], place: Map) -> tuple[NDArray[np.float32], 
     whole = arena[place.corner : place.corner + place.size]
     whole = whole.reshape(place.height + 2 * border, place.width + 2 * border, place.channels)
     return whole, whole[border : border + place.height, border : border + place.width]
-
-
-class NumbaBackend:
-    """Runs the execution table with compiled kernels. The interface is `haste_runtime.backends.Backend`.
-
-    source: where the compiled code came from, in words. Raises BackendError if HASTE_LANES is set to nonsense.
-    """
-
-    name = "numba"
-
-    def __init__(self, bundle: Bundle, threads: int = 1, trace: bool = False) -> None:
-        table = build_table(bundle, lanes())
-        self._table, self._plan, self._outputs = table, bundle.plan, bundle.graph.outputs
-        self._arena = _line_up(table.arena, np.float32)
-        self._packed = _line_up(table.packed.size, np.float32)
-        self._packed[:] = table.packed
-        self._counters = np.zeros((max(1, len(table.slots)), t.COUNTERS), np.int64)
-        self._codes = np.zeros(table.trace if trace else 0, np.int32)
-        levels = table.levels.copy()
-        levels[:, :, t.TRACE] = np.where(trace & (levels[:, :, t.PATCH] > 0), levels[:, :, t.TRACE], -1)
-        self._levels = levels
-        names = [value.name for value in bundle.graph.inputs] + list(self._outputs)
-        self._views = {name: _view(self._arena, table.maps[name]) for name in names}
-        self._level = 0
-        self._walk, self.source = _walker(table, levels, self._arena, self._packed, self._counters, self._codes)
-
-    def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
-        for name, frame in frames.items():
-            whole, inside = self._views[name]
-            whole[...] = 0
-            inside[...] = frame.transpose(1, 2, 0) if frame.ndim == 3 else frame
-        self._walk(level)
-        self._level = level
-        return {name: self._output(name) for name in self._outputs}
-
-    def _output(self, name: str) -> NDArray[np.float32]:
-        inside = self._views[name][1].transpose(2, 0, 1)
-        return inside.reshape(self._table.shapes[name]).copy()
-
-    def counts(self) -> dict[str, LayerCounts]:
-        choices = self._plan.levels[self._level].choices
-        rows = zip(self._table.slots, self._counters.tolist(), strict=False)
-        return {name: LayerCounts(*row) for name, row in rows if name in choices}
-
-    def codes(self) -> dict[str, NDArray[np.int32]]:
-        """Empty without ``trace``."""
-        found = {}
-        for name, row, level in zip(self._table.slots, self._counters, self._levels[self._level], strict=False):
-            if level[t.TRACE] >= 0:
-                channels = self._table.shapes[self._table.readers[name]][0]
-                patches = int(row[t.PATCHES])
-                start = int(level[t.TRACE])
-                found[name] = self._codes[start : start + patches * channels].reshape(patches, channels).copy()
-        return found
-
-    def close(self) -> None:
-        """Let go of the weights and the arena."""
-        self._views = {}
-        self._walk = _closed
-        self._arena = self._packed = np.empty(0, np.float32)
-
-
-def _closed(level: int) -> None:
-    raise RuntimeError("this backend is closed")
-
-
-def _walker(
-    table: Table, levels: NDArray[np.int64], arena: NDArray[np.float32], packed: NDArray[np.float32],
-    counters: NDArray[np.int64], codes: NDArray[np.int32],
-) -> tuple[Callable[[int], None], str]:  # fmt: skip
-    """A function that runs one frame at a level, all pointers resolved once, and where its code came from."""
-    operations, slots = table.operations, len(table.slots)
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        from haste_runtime.kernels.frame import run_frame
-
-        def interpret(level: int) -> None:
-            run_frame(
-                operations.reshape(-1), len(operations), levels[level].reshape(-1), slots, arena, packed, table.index,
-                table.scratch, counters.reshape(-1), codes,
-            )  # fmt: skip
-
-        return interpret, "interpreted: NUMBA_DISABLE_JIT is set"
-    from haste_runtime.kernels.compile import compiled_frame
-
-    frame = compiled_frame()
-    first, step = levels.ctypes.data, levels.strides[0]
-    before = (operations.ctypes.data, len(operations))
-    after = (arena.ctypes.data, packed.ctypes.data, table.index.ctypes.data, table.scratch,
-             counters.ctypes.data, codes.ctypes.data)  # fmt: skip
-
-    def walk(level: int) -> None:
-        frame.call(*before, first + level * step, slots, *after)
-
-    walk.owners = (table, levels, arena, packed, counters, codes)  # type: ignore[attr-defined]  # pointers need them
-    return walk, frame.source

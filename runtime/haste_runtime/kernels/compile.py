@@ -80,7 +80,8 @@ def compile_frame(progress: Callable[[str], None]) -> bytes:
 
     integer = types.int64
     signature = types.void(
-        long_ptr, integer, long_ptr, integer, float_ptr, float_ptr, int_ptr, integer, long_ptr, int_ptr
+        long_ptr, integer, long_ptr, integer, float_ptr, float_ptr, int_ptr, integer, integer, long_ptr, int_ptr,
+        long_ptr, integer, integer,
     )  # fmt: skip
     made = compile_object({SYMBOL: (frame.run_frame, signature)}, this_machine(), progress=progress)
     progress(f"kernels compiled in {time.perf_counter() - started:.0f} s")
@@ -154,6 +155,7 @@ def compiled_frame() -> Frame:
     address, engine = _load(code)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     kind = ctypes.CFUNCTYPE(
-        None, pointer, number, pointer, number, pointer, pointer, pointer, number, pointer, pointer
+        None, pointer, number, pointer, number, pointer, pointer, pointer, number, number, pointer, pointer,
+        pointer, number, number,
     )  # fmt: skip
     return Frame(kind(address), source, engine)

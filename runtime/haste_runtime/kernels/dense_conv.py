@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.layout import ROWS
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_block
 
@@ -38,6 +39,8 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
     """
     pixels, width = op[t.YH] * op[t.YW], op[t.VECTORS] * W
     taps, strip = op[t.KY] * op[t.KX], op[t.STRIP]
+    if workers > 1:  # no strip so long that others have nothing to do
+        strip = min(strip, (pixels + workers * ROWS - 1) // (workers * ROWS) * ROWS)
     sources = as_ints(at(arena, scratch + op[t.PIXELS]))
     targets = at(sources, op[t.ROOM])
     residuals = at(targets, op[t.ROOM])

@@ -11,6 +11,7 @@ from haste_runtime.kernels.pointwise import activation, add, scale
 from haste_runtime.kernels.pool import adaptive_pool, average_pool, max_pool, mean
 
 at = simd.at
+SPINS = 2000  # a few microseconds: most operations end together
 
 
 @kernel
@@ -52,17 +53,35 @@ def run_operation(op, levels, arena, packed, index, scratch, counters, trace, wo
 
 
 @kernel
-def run_frame(table, operations, levels, slots, arena, packed, index, scratch, counters, trace):
-    """Run all operations of one frame.
+def meet(arrivals, expected):
+    """Wait until ``expected`` arrivals have been counted, this one included: a short spin, then the core is offered."""
+    simd.atomic_add(arrivals, 1)
+    spins = 0
+    while simd.atomic_load(arrivals) < expected:
+        spins += 1
+        if spins > SPINS:
+            simd.yield_processor()
+
+
+@kernel
+def run_frame(
+    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, arrivals, worker, workers
+):
+    """Run all operations of one frame as worker ``worker`` of ``workers``, who meet after each operation.
 
     table: int64, ``operations`` rows of layout.COLUMNS. levels: int64, this level's ``slots`` rows of LEVEL_COLUMNS.
-    arena: float32 for all maps and, from ``scratch`` on, all scratch space. packed: float32 weights.
-    index: int32 lists. counters: int64, slots rows of COUNTERS, cleared here. trace: int32 codes, if recorded.
+    arena: float32 for all maps and, from ``scratch`` on, ``room`` floats of scratch for each worker.
+    packed: float32 weights. index: int32 lists. counters: int64, for each worker ``slots`` rows of COUNTERS, cleared
+    here. trace: int32 codes, if recorded. arrivals: one int64, 0 at the start.
     """
+    own_counters = at(counters, worker * slots * t.COUNTERS)
+    own_scratch = scratch + worker * room
     for i in range(slots * t.COUNTERS):
-        counters[i] = 0
+        own_counters[i] = 0
     for i in range(operations):
         op = at(table, i * t.COLUMNS)
-        if op[t.YBORDER] > 0:
+        if op[t.YBORDER] > 0 and worker == 0:
             clear_border(op, arena)
-        run_operation(op, levels, arena, packed, index, scratch, counters, trace, 0, 1)
+        run_operation(op, levels, arena, packed, index, own_scratch, own_counters, trace, worker, workers)
+        if workers > 1:
+            meet(arrivals, (i + 1) * workers)

@@ -168,6 +168,37 @@ def prefetch(typing: Any, pointer: Any, offset: Any) -> Any:
     return types.void(pointer, types.int64), emit
 
 
+# ---- meeting other threads -------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def atomic_add(typing: Any, pointer: Any, value: Any) -> Any:
+    """Add ``value`` to pointer[0] (int64) at once; everything written before is seen by who reads the sum later."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        b.atomic_rmw("add", a[0], a[1], "acq_rel")
+        return c.get_dummy_value()
+
+    return types.void(pointer, types.int64), emit
+
+
+@intrinsic
+def atomic_load(typing: Any, pointer: Any) -> Any:
+    """pointer[0] (int64), read anew at each call."""
+    return types.int64(pointer), lambda c, b, s, a: b.load_atomic(a[0], "acquire", 8)
+
+
+@intrinsic
+def yield_processor(typing: Any) -> Any:
+    """Let another thread run on this core (sched_yield)."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        _call(b, "sched_yield", I32, [])
+        return c.get_dummy_value()
+
+    return types.void(), emit
+
+
 # ---- vectors ---------------------------------------------------------------------------------------------------------
 
 

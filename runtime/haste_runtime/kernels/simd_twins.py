@@ -33,6 +33,18 @@ def prefetch(pointer: Array, offset: int) -> None:
     pass
 
 
+def atomic_add(pointer: Array, value: int) -> None:
+    pointer[0] += value
+
+
+def atomic_load(pointer: Array) -> int:
+    return int(pointer[0])
+
+
+def yield_processor() -> None:
+    pass
+
+
 def vector_load(pointer: Array, offset: int) -> Array:
     return pointer[offset : offset + W].copy()
 
