@@ -31,15 +31,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help and errors: one sentence, and quick
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    epilog="\b\nExit codes:\n" + "\n".join(f"{code:>5} {meaning}" for code, meaning in EXIT_CODES.items()),
 )
-app.command("demo")(demo.demo)
-app.command("compile")(compile_.compile_)
-app.command("inspect")(inspect_.inspect_)
-app.command("evaluate")(evaluate.evaluate)
-app.command("doctor")(doctor.doctor)
-app.command("targets")(targets.targets)
+app.command("demo", short_help="The whole path on the demo network, with a plot.")(demo.demo)
+app.command("compile", short_help="Turn a model into a bundle.")(compile_.compile_)
+app.command("inspect", short_help="Show what is in a bundle.")(inspect_.inspect_)
+app.command("evaluate", short_help="Measure each level of a bundle on pictures.")(evaluate.evaluate)
+app.command("doctor", short_help="Tell what this computer can do, and what stands in the way.")(doctor.doctor)
+app.command("targets", short_help="List the boards a bundle can be compiled for.")(targets.targets)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,7 +15,10 @@ from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
 
 def compile_(
     model: Annotated[
-        str, typer.Argument(help="package.module:factory (importable from here or PYTHONPATH), or a .pt2 file.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="package.module:factory (importable from here or PYTHONPATH), or a .pt2 file."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, usually NAME.haste.")],
     weights: Annotated[Path | None, typer.Option(help="The factory's weights: a safetensors state dict.")] = None,

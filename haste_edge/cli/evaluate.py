@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The .haste file.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .haste file.")],
     data: Annotated[Path, typer.Option(help="An .npz with x uint8 [N, H, W, 3] and, for top-1, y int64 [N].")],
     levels: Annotated[str, typer.Option(help='"all", or levels and ranges such as 0,2,4..6.')] = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N pictures.")] = None,

@@ -12,7 +12,7 @@ from haste_runtime.cli.common import print_json
 
 
 def inspect_(
-    bundle: Annotated[Path, typer.Argument(help="The .haste file.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .haste file.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every tensor and check its SHA-256.")] = False,
     json: Json = False,
     debug: Debug = False,

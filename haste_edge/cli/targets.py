@@ -11,7 +11,9 @@ from haste_runtime.cli.common import print_json
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(help="One target, with the source of each figure.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One target, with the source of each figure.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
