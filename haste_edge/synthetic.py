@@ -28,8 +28,9 @@ def pink_noise(
 ) -> Tensor:
     """``count`` pictures (count, C, H, W), float32, as the network's input expects them.
 
-    Pixels are made in 0..1, multiplied by ``scale`` (255 for a network that takes bytes), then (x - mean) / std per
-    channel where given. The same arguments give the same pictures, on every machine to the last bits of an FFT.
+    Pixels are made in 0..1, multiplied by ``scale`` (255 for a network that takes bytes), then (x - mean) / std where
+    given, one number per channel or one for all. The same arguments give the same pictures, between machines up to the
+    rounding of an FFT.
     """
     channels, height, width = shape
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -40,11 +41,11 @@ def pink_noise(
     tint = rng.normal(0.0, MEAN[1] / 3, (count, channels, 1, 1))
     contrast = rng.uniform(*CONTRAST, (count, 1, 1, 1))
     pictures = np.clip(brightness + tint + contrast * pictures, 0.0, 1.0) * scale
-    per_channel = (1, channels, 1, 1)
+    per_channel = (1, -1, 1, 1)
     if len(mean):
-        pictures = pictures - np.asarray(mean).reshape(per_channel)
+        pictures = pictures - np.reshape(mean, per_channel)
     if len(std):
-        pictures = pictures / np.asarray(std).reshape(per_channel)
+        pictures = pictures / np.reshape(std, per_channel)
     return torch.from_numpy(np.ascontiguousarray(pictures, np.float32))
 
 

@@ -1,0 +1,66 @@
+"""Which convolutions may merge at all, and on which patch sizes: decided from shapes, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from haste_runtime.flops import conv_geometries
+from haste_runtime.geometry import ConvGeometry
+from haste_runtime.graph import Graph, Shape
+from haste_runtime.operators import may_merge
+
+FEWEST_CHANNELS = 16  # below, hashing costs as much as merging could save, and channels are too few to be alike
+LARGEST_PATCH = 32  # in output pixels; larger patches find fewer channels alike and need longer projections
+SMALLEST_QUICK_PATCH = 7  # for time: smaller patches spend their gain on adding up filters (design: kernels)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A convolution. patches: sizes worth measuring, none if it stays dense; reason: why it stays dense, else empty."""
+
+    node: str
+    geometry: ConvGeometry
+    patches: tuple[int, ...]
+    reason: str
+
+
+def find_candidates(graph: Graph, shapes: Mapping[str, Shape], objective: str) -> tuple[Candidate, ...]:
+    """Every convolution of the graph, in order. objective: "flops" or "time"."""
+    found = []
+    for name, geometry in conv_geometries(graph, shapes).items():
+        reason = may_merge(graph.node(name), graph) or _too_narrow(geometry)
+        found.append(Candidate(name, geometry, () if reason else patch_sizes(geometry.out, objective), reason))
+    return tuple(found)
+
+
+def _too_narrow(geometry: ConvGeometry) -> str:
+    channels = geometry.channels_in
+    if channels <= 4:
+        return f"reads {channels} channels, as first layers do: nothing to merge"
+    if channels < FEWEST_CHANNELS:
+        return f"reads {channels} channels: fewer than {FEWEST_CHANNELS} are not worth hashing"
+    return ""
+
+
+def patch_sizes(out: tuple[int, int], objective: str) -> tuple[int, ...]:
+    """Tile sides to try on an output map: about 4, 8 and 16, and the whole map if it is no larger than 32.
+
+    Of 7 and 8, and of 14 and 16, the one whose tiles reach less beyond the map. For time only sides of 7 and more, or
+    the whole map.
+    """
+    whole = max(out)
+    sizes = {min(pair, key=lambda m: (_overhang(out, m), -m)) for pair in ((4,), (7, 8), (14, 16))}
+    sizes = {m for m in sizes if m < whole}
+    if whole <= LARGEST_PATCH:
+        sizes.add(whole)
+    else:
+        sizes.add(min((28, 32), key=lambda m: (_overhang(out, m), -m)))
+    if objective == "time":
+        sizes = {m for m in sizes if m >= SMALLEST_QUICK_PATCH or m == whole}
+    return tuple(sorted(sizes))
+
+
+def _overhang(out: tuple[int, int], m: int) -> int:
+    """Pixels that the tiles have beyond the map."""
+    return (-(-out[0] // m) * m) * (-(-out[1] // m) * m) - out[0] * out[1]

@@ -1,0 +1,131 @@
+"""Which layer merges how strongly at which level: a Lagrangian over measured curves (design: the method, section 4).
+
+Distortions of single layers are added up, which is crude but ranks layers well. For a multiplier every layer takes the
+bits that minimise distortion - multiplier * saving; as the multiplier grows, the layers walk along the lower convex
+hulls of their curves. That walk, in steps of single bits, is the *path*; levels are points on it, evenly spaced in
+saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from haste_edge.plan.measure import Curve, Merge
+
+Saving = Callable[[Curve], Sequence[float]]  # what is saved for 1, 2, ... bits
+SMALL_PATCH_GAIN = 0.1  # a smaller patch must be better by this share, as large patches run quicker
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point on the path. saving, distortion: sums over the layers, each measured alone."""
+
+    merges: Mapping[str, Merge]
+    saving: float
+    distortion: float
+
+
+@dataclass(frozen=True)
+class _Option:
+    saving: float
+    distortion: float
+    bits: int
+
+
+def hull(curve: Curve, saving: Saving) -> list[_Option]:
+    """The bits a multiplier can choose: the lower convex hull of (saving, distortion), from dense (0 bits) on."""
+    options = [_Option(s, d, b) for b, (s, d) in enumerate(zip(saving(curve), curve.distortion, strict=True), start=1)]
+    corners = [_Option(0.0, 0.0, 0)]
+    for option in sorted(options, key=lambda o: (o.saving, o.distortion)):
+        if option.saving <= corners[-1].saving:
+            continue  # saves no more than what is there, and distorts no less
+        while len(corners) > 1 and _slope(corners[-2], corners[-1]) >= _slope(corners[-1], option):
+            corners.pop()
+        corners.append(option)
+    return corners
+
+
+def _slope(a: _Option, b: _Option) -> float:
+    return (b.distortion - a.distortion) / (b.saving - a.saving)
+
+
+def path(curves: Mapping[str, Curve], saving: Saving) -> list[Point]:
+    """All points from the first merged layer to every layer at its strongest; saving grows from one to the next."""
+    segments = []
+    for name, curve in curves.items():
+        corners = hull(curve, saving)
+        segments += [(_slope(a, b), name, a, b) for a, b in pairwise(corners)]
+    segments.sort(key=lambda segment: (segment[0], segment[1], segment[3].saving))
+    points: list[Point] = []
+    merges: dict[str, Merge] = {}
+    saved = distorted = 0.0
+    for _, name, start, end in segments:
+        for option in _between(curves[name], saving, start, end):
+            merges[name] = Merge(curves[name], option.bits)
+            points.append(
+                Point(
+                    dict(merges), saved + option.saving - start.saving, distorted + option.distortion - start.distortion
+                )
+            )
+        saved += end.saving - start.saving
+        distorted += end.distortion - start.distortion
+    return points
+
+
+def _between(curve: Curve, saving: Saving, start: _Option, end: _Option) -> list[_Option]:
+    """From one corner of the hull to the next bit by bit, where that saves more and more; ``end`` is the last."""
+    steps = []
+    most = start.saving
+    saved = saving(curve)
+    for bits in range((start.bits or len(saved) + 1) - 1, end.bits, -1):
+        if most < saved[bits - 1] < end.saving:
+            most = saved[bits - 1]
+            steps.append(_Option(most, curve.distortion[bits - 1], bits))
+    return [*steps, end]
+
+
+def choose_patch(curves: Sequence[Curve], saving: Saving, multipliers: Sequence[float]) -> Curve:
+    """The patch size with the best Lagrangian over the multipliers of the levels; of nearly equal ones the largest."""
+    gains = [sum(_advantage(curve, saving, multiplier) for multiplier in multipliers) for curve in curves]
+    enough = (1 - SMALL_PATCH_GAIN) * max(gains)
+    return max((c for c, gain in zip(curves, gains, strict=True) if gain >= enough), key=lambda c: c.patch)
+
+
+def _advantage(curve: Curve, saving: Saving, multiplier: float) -> float:
+    return max(0.0, *(multiplier * s - d for s, d in zip(saving(curve), curve.distortion, strict=True)))
+
+
+def multipliers(points: Sequence[Point], levels: int) -> list[float]:
+    """The slopes of the path around ``levels`` evenly spaced points: what one more unit saved costs there."""
+    if not points:
+        return []
+    found = []
+    for target in targets(points[-1].saving, levels):
+        index = _index_at(points, target)
+        before = points[index - 1] if index else Point({}, 0.0, 0.0)
+        step = points[index].saving - before.saving
+        found.append((points[index].distortion - before.distortion) / step)
+    return found
+
+
+def targets(most: float, levels: int) -> list[float]:
+    """Savings of the levels above 0: evenly spaced, the last being ``most``."""
+    return [most * (level + 1) / levels for level in range(levels)]
+
+
+def pick(points: Sequence[Point], levels: int) -> list[int]:
+    """Indices of at most ``levels`` different points, evenly spaced in saving, the last point among them."""
+    if not points:
+        return []
+    indices = {_index_at(points, target) for target in targets(points[-1].saving, levels)}
+    for index in range(len(points) - 1, -1, -1):  # where steps are coarse, targets fall together: take others too
+        if len(indices) >= min(levels, len(points)):
+            break
+        indices.add(index)
+    return sorted(indices)
+
+
+def _index_at(points: Sequence[Point], target: float) -> int:
+    return min(range(len(points)), key=lambda index: abs(points[index].saving - target))
