@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*command: str | Path, cwd: Path, code: int = 0) -> str:
     """Standard output of a command that sees no variable leading to this checkout. Its exit code is checked."""
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NUMBA", "HASTE"))}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NUMBA"))}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=variables, capture_output=True, text=True)
     assert done.returncode == code, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout

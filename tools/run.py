@@ -191,7 +191,8 @@ def run_step(step: Step, fast: bool, expression: str) -> tuple[bool, Counts]:
     if step.markers:
         command += ["-m", step.markers + (" and not slow" if fast else ""), f"--junitxml={report}"]
         command += ["-k", expression] if expression else []
-    code = subprocess.run(command, cwd=ROOT, env=clean_variables() | dict(step.variables)).returncode
+    variables = clean_variables() | {"HASTE_CACHE": str(MAIN / "kernels")} | dict(step.variables)
+    code = subprocess.run(command, cwd=ROOT, env=variables).returncode
     nothing_matched = bool(step.markers and expression) and code == NO_TESTS_COLLECTED
     return code == 0 or nothing_matched, read_counts(report)
 
