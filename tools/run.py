@@ -149,7 +149,7 @@ STEPS = (
         "interpreted",
         "runtime tests with interpreted kernels",
         "pytest tests/haste_runtime",
-        "not packaging and not simd",
+        "not packaging",
         (("NUMBA_DISABLE_JIT", "1"),),
         in_fast=False,
     ),
