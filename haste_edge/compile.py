@@ -26,7 +26,7 @@ from haste_edge.errors import ModelError
 from haste_edge.frontends import LoadedModel, load_model
 from haste_edge.frontends.export import load_module
 from haste_edge.passes import run_passes
-from haste_edge.plan import make_plan
+from haste_edge.plan import explain, make_plan
 from haste_edge.targets import Target, load_target
 from haste_runtime import Session
 from haste_runtime.bundle import Bundle, inspect_bundle, stored, write_bundle
@@ -43,6 +43,7 @@ LEVELS = 8  # above level 0
 
 Arrays = Mapping[str, NDArray[np.float32]]
 OnStep = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 class VerificationError(HasteError, ArithmeticError):
@@ -57,8 +58,8 @@ class CompileReport:
 
     path: the bundle. source: the model, in words. largest_error: of level 0 in the runtime against the original, on
     random input, as a share of the largest output; never above tolerance. rounding_error: the same share, for what
-    storing weights in half precision changes; None in single precision. seconds: step -> wall time. summary: as
-    `haste_runtime.bundle.inspect_bundle` gives it.
+    storing weights in half precision changes; None in single precision. seconds: step -> wall time. explanation: the
+    plan as a table, with reasons. summary: as `haste_runtime.bundle.inspect_bundle` gives it.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class CompileReport:
     tolerance: float
     rounding_error: float | None
     seconds: Mapping[str, float]
+    explanation: str
     summary: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def compile_model(
     seed: int = 0,
     tolerance: float = TOLERANCE,
     on_step: OnStep = lambda step: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> CompileReport:
     """Compile ``model`` into the bundle ``out``.
 
@@ -110,7 +113,8 @@ def compile_model(
     To try:
         levels: above level 0. objective: "flops", or "time" by the target's cost model.
         dtype: "fp32", or "fp16" for half the file. seed: of the projections. tolerance: of the checks.
-        on_step: called with a line for people when a step begins.
+        on_step: called with a line for people when a step begins. on_progress: during long steps, with what is
+        being done, steps done, steps in all.
 
     Raises ModelError, UnsupportedModelError, TargetError, PlanError or InputError for what was asked, VerificationError
     where the result differs from the original, and BundleWriteError.
@@ -139,7 +143,7 @@ def compile_model(
         wanted = _run_reference(loaded, graph, inputs)
         compare(wanted, _run_graph(graph, inputs), tolerance, "The network after the compiler's passes")
     with step("plan", "Planning what to merge at which level"):
-        plan, projections = make_plan(graph, board, levels=levels, objective=objective, seed=seed)
+        plan, projections = make_plan(graph, preprocessing, board, objective, levels, seed, on_progress)
     bundle = Bundle(
         graph=graph,
         plan=plan,
@@ -171,6 +175,7 @@ def compile_model(
         tolerance=tolerance,
         rounding_error=rounding_error,
         seconds=seconds,
+        explanation=explain(plan, graph),
         summary=inspect_bundle(out),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from haste_edge.evaluate import LevelResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LABEL_POINTS = 11  # between a point's middle and its label's
+AROUND = ((0, 1), (0, -1), (0.9, 0.6), (-0.9, 0.6), (0.9, -0.6), (-0.9, -0.6))  # above first
 INK, FAINT, LINE, EXACT = "#22262b", "#8a9099", "#2166ac", "#b2182b"
 
 
@@ -28,8 +31,9 @@ def save_ladder_plot(results: Sequence[LevelResult], path: Path, title: str, sub
     figure = Figure(figsize=(10, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    _panel(left, [r.ms_p50 for r in results], accuracy, results)
-    _panel(right, [r.flops_reduction_network for r in results], accuracy, results)
+    panels = ((left, [r.ms_p50 for r in results]), (right, [r.flops_reduction_network for r in results]))
+    for axes, x in panels:
+        _panel(axes, x, accuracy, results)
     left.set_ylabel("top-1, %" if labelled else "agreement with level 0, %", color=INK)
     left.set_xlabel("milliseconds per frame (median, batch 1)", color=INK)
     right.set_xlabel("FLOPs saved over the whole network, %", color=INK)
@@ -37,7 +41,11 @@ def save_ladder_plot(results: Sequence[LevelResult], path: Path, title: str, sub
     span = max(accuracy) - min(accuracy)
     left.set_ylim(min(accuracy) - 0.12 * span - 0.5, max(accuracy) + 0.18 * span + 0.5)
     figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
-    figure.text(0.011, 0.918, subtitle, fontsize=9.5, color=FAINT)
+    figure.text(0.011, 0.918, f"{subtitle}. Red: level 0, the exact network.", fontsize=9.5, color=FAINT)
+
+    figure.draw_without_rendering()  # lays the panels out
+    for axes, x in panels:
+        _label(axes, x, accuracy, results)
 
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -48,15 +56,31 @@ def save_ladder_plot(results: Sequence[LevelResult], path: Path, title: str, sub
 
 
 def _panel(axes: Axes, x: list[float], y: list[float], results: Sequence[LevelResult]) -> None:
-    """One line through the levels in order, each point with its level's number."""
+    """One line through the levels in order."""
     axes.plot(x, y, color=LINE, linewidth=1.2, alpha=0.5, zorder=2)
-    for px, py, result in zip(x, y, results, strict=True):
-        exact = result.level == 0
-        axes.plot(px, py, "o", color=EXACT if exact else LINE, markersize=7, zorder=3)
-        label = "0 (exact)" if exact else str(result.level)
-        axes.annotate(label, (px, py), (0, 8), textcoords="offset points", ha="center", fontsize=9, color=INK)
+    axes.scatter(x, y, s=45, color=[EXACT if r.level == 0 else LINE for r in results], zorder=3)
+    axes.margins(x=0.1)
     axes.grid(color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _label(axes: Axes, x: list[float], y: list[float], results: Sequence[LevelResult]) -> None:
+    """Writes each point's level beside it, where it is farthest from the other points and labels.
+
+    The axes' limits must be final, since distances are those on the picture.
+    """
+    points = axes.transData.transform(list(zip(x, y, strict=True)))
+    taken = [tuple(point) for point in points]
+    reach = LABEL_POINTS * axes.figure.dpi / 72
+    for at, point, result in zip(zip(x, y, strict=True), points, results, strict=True):
+        spots = [(point[0] + dx * reach, point[1] + dy * reach) for dx, dy in AROUND]
+        room = [min(math.dist(spot, other) for other in taken) for spot in spots]
+        best = next((i for i, distance in enumerate(room) if distance > 0.95 * reach), room.index(max(room)))
+        taken.append(spots[best])
+        offset = (AROUND[best][0] * LABEL_POINTS, AROUND[best][1] * LABEL_POINTS)
+        text = axes.annotate(str(result.level), at, offset, textcoords="offset points", fontsize=9, color=INK)
+        text.set_horizontalalignment("center")
+        text.set_verticalalignment("center")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from haste_edge.cli.common import Debug, Json, numbers
-from haste_runtime.cli.common import note, print_json
+from haste_edge.cli.common import Debug, Json, Reporter, numbers
+from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
 from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
 
@@ -56,29 +57,32 @@ def compile_(
 
     from haste_edge.compile import compile_model
 
-    report = compile_model(
-        model,
-        out,
-        weights=weights,
-        input_shape=input,
-        target=target,
-        preprocessing=preprocessing,
-        classes=names,
-        levels=levels,
-        objective=one_of(objective, ("flops", "time"), "--objective"),
-        dtype=one_of(dtype, ("fp32", "fp16"), "--dtype"),
-        seed=seed,
-        on_step=note,
-    )
-    from haste_edge.cli.tables import print_layers, print_levels, size
+    with Reporter() as reporter:
+        report = compile_model(
+            model,
+            out,
+            weights=weights,
+            input_shape=input,
+            target=target,
+            preprocessing=preprocessing,
+            classes=names,
+            levels=levels,
+            objective=one_of(objective, ("flops", "time"), "--objective"),
+            dtype=one_of(dtype, ("fp32", "fp16"), "--dtype"),
+            seed=seed,
+            on_step=reporter.step,
+            on_progress=reporter.progress,
+        )
+    from haste_edge.cli.tables import print_levels, size
 
     if explain:
-        print_layers(report.summary, to_stderr=json)
+        print(report.explanation, file=sys.stderr if json else sys.stdout)
     if json:
         print_json(report.as_json())
         return
     merging = sum(bool(layer["variants"]) for layer in report.summary["layers"])
-    print_levels(report.summary)
+    if not explain:  # which has them too
+        print_levels(report.summary)
     print(
         f"{out}: {size(report.summary['bytes']['file'])}, {report.summary['dtype']}; "
         f"{merging} of {len(report.summary['layers'])} convolutions may merge; "

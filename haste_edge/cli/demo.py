@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from haste_edge.cli.common import Debug, Json
+from haste_edge.cli.common import Debug, Json, Reporter
 from haste_runtime.backends import NAMES
 from haste_runtime.cli.common import INTERRUPTED, note, print_json
 
@@ -40,17 +40,19 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     bundle, plot = out / "demo.haste", out / "accuracy.png"
     note("1/2 Compiling the demo network, a ResNet-18 at half width trained on CIFAR-10")
-    report = compile_model(
-        "haste_edge.demo.network:network",
-        bundle,
-        weights=weights,
-        input_shape=(1, *x.shape[:0:-1]),
-        target=target,
-        preprocessing=Preprocessing(MEAN, STD),
-        classes=CLASSES,
-        levels=levels,
-        on_step=lambda step: note(f"    {step}"),
-    )
+    with Reporter("    ") as reporter:
+        report = compile_model(
+            "haste_edge.demo.network:network",
+            bundle,
+            weights=weights,
+            input_shape=(1, *x.shape[:0:-1]),
+            target=target,
+            preprocessing=Preprocessing(MEAN, STD),
+            classes=CLASSES,
+            levels=levels,
+            on_step=reporter.step,
+            on_progress=reporter.progress,
+        )
     note(f"    largest error of level 0 against the original: {report.largest_error:.1e} of the largest output")
     note(f"2/2 Measuring every level on {len(x)} CIFAR-10 test pictures")
     with Session(bundle, backend) as session:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from haste_edge.cli.common import Debug, Json, progress
+from haste_edge.cli.common import Debug, Json, Reporter
 from haste_runtime.backends import NAMES
 from haste_runtime.cli.common import INTERRUPTED, note, parse_levels, print_json
 
@@ -57,9 +57,9 @@ def evaluate(
 def measure(evaluation: Evaluation) -> bool:
     """Runs it with a progress bar; False where Ctrl-C ended it early."""
     try:
-        with progress("Measuring", evaluation.steps) as advance:
-            for _ in evaluation.run():
-                advance()
+        with Reporter() as reporter:
+            for done, _ in enumerate(evaluation.run(), start=1):
+                reporter.progress("Measuring", done, evaluation.steps)
     except KeyboardInterrupt:
         return False
     return True

@@ -22,7 +22,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def print_results(results: Sequence[LevelResult], *, to_stderr: bool = False) -> None:
+def print_results(results: Sequence[LevelResult]) -> None:
     """One line a level. Levels that were interrupted have measured fewer pictures than the others."""
     columns = [">level", ">top-1 %", ">agreement %", ">FLOPs saved %", ">in the network %", ">ms p50", ">ms p90"]
     rows = [
@@ -40,10 +40,10 @@ def print_results(results: Sequence[LevelResult], *, to_stderr: bool = False) ->
     if len({r.frames for r in results}) > 1:
         columns.append(">pictures")
         rows = [[*row, str(r.frames)] for row, r in zip(rows, results, strict=True)]
-    print_table(columns, rows, to_stderr=to_stderr)
+    print_table(columns, rows)
 
 
-def print_layers(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+def print_layers(summary: Mapping[str, Any]) -> None:
     """The plan, layer by layer. summary: of `haste_runtime.bundle.inspect_bundle`."""
     rows = []
     for layer in summary["layers"]:
@@ -52,14 +52,16 @@ def print_layers(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None
         )
         if layer["groups"] > 1:
             kernel += f", {layer['groups']} groups"
-        patches = ", ".join(f"m {v['patch']}, {v['bits']} bits" for v in layer["variants"])
+        patches = ", ".join(f"patch {v['patch']}" for v in layer["variants"])
+        choices = [level["choices"].get(layer["name"]) for level in summary["levels"][1:]]
+        bits = " ".join("." if choice is None else str(choice["bits"]) for choice in choices)
         shapes = " -> ".join("x".join(map(str, layer[key])) for key in ("input", "output"))
         reason = layer["reason"] or layer["why_not"]
-        rows.append([layer["name"], shapes, kernel, patches or layer["choice"], reason])
-    print_table(["layer", "shape", "kernel", "choice", "reason"], rows, to_stderr=to_stderr)
+        rows.append([layer["name"], shapes, kernel, patches or layer["choice"], bits if patches else "", reason])
+    print_table(["layer", "shape", "kernel", "choice", "bits at levels", "reason"], rows)
 
 
-def print_levels(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+def print_levels(summary: Mapping[str, Any]) -> None:
     """The ladder as the compiler expects it."""
     columns = [">level", ">merged layers", ">FLOPs saved % (expected)", ">in the network %"]
     rows = [
@@ -71,4 +73,4 @@ def print_levels(summary: Mapping[str, Any], *, to_stderr: bool = False) -> None
         ]
         for level in summary["levels"]
     ]
-    print_table(columns, rows, to_stderr=to_stderr)
+    print_table(columns, rows)

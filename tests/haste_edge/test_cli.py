@@ -418,18 +418,21 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(common, "PLAIN_SECONDS", 0.0)
-    with common.progress("Measuring", 3) as advance:
-        for _ in range(3):
-            advance()
+    with common.Reporter("  ") as reporter:
+        reporter.step("Planning")
+        for done in (1, 2, 3):
+            reporter.progress("layer", done, 3)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines() == [f"Measuring: {done} of 3" for done in (1, 2, 3)]
+    assert captured.err.splitlines() == ["  Planning", *[f"  layer: {done} of 3" for done in (1, 2, 3)]]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with common.progress("Measuring", 3) as advance:
-        advance()
+    with common.Reporter() as reporter:
+        reporter.progress("layer", 1, 3)
+        reporter.step("Next")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "1/3" in captured.err
+    assert captured.err.endswith("Next\n")
 
 
 @pytest.mark.parametrize(
