@@ -59,8 +59,9 @@ def read_archive(path: Path) -> Archive:
             return _read(path, file)
     except FileNotFoundError as error:
         raise ModelError(f"There is no file {path}.", "Give the path of a .pt2 file.") from error
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ModelError(f"{path} is not a .pt2 archive: {error}.", _RESAVE) from error
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        why = str(error) or "it ends too early"
+        raise ModelError(f"{path} is not a .pt2 archive: {why}.", _RESAVE) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
