@@ -123,7 +123,8 @@ class _Rebuilt:
                 self._values[content["arg"]["name"]] = self._weight(content[f"{kind}_name"], archive)
             elif kind == "user_input" and "as_tensor" in content["arg"]:
                 name = content["arg"]["as_tensor"]["name"]
-                safe = name if _usable(name) else "image"
+                number = len(self._sizes) + 1
+                safe = name if _usable(name) and name not in self._values else f"input_{number}_of_the_file"
                 self._values[name] = self._graph.placeholder(safe)
                 sizes = metas[name]["sizes"]
                 self._sizes.append([int(size["as_int"]) if "as_int" in size else None for size in sizes])
@@ -251,8 +252,12 @@ def _identifier(name: str) -> str:
 
 def _usable(name: str) -> bool:
     """Whether an input may keep its name, which becomes an argument of a Python function of ours."""
-    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) is not None
-    return plain and not keyword.iskeyword(name) and name not in ("self", "torch", "operator", "inf", "nan", "device")
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name) and not name.endswith("_of_the_file")
+    return (
+        bool(plain)
+        and not keyword.iskeyword(name)
+        and name not in ("self", "torch", "operator", "inf", "nan", "device")
+    )
 
 
 def _printable(text: str) -> str:
