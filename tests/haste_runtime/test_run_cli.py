@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -211,7 +212,7 @@ def test_an_error_is_a_sentence_and_a_hint(
 def test_a_missing_backend_has_its_own_code(
     in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setitem(sys.modules, "haste_runtime.backends.numba_backend", None)  # as where numba is not installed
     code, lines = failing(capsys, "infer", "net.haste", "picture.npy", "--backend", "numba")
     assert code == 4
     assert "numba" in lines[0]
@@ -233,6 +234,27 @@ def test_a_defect_asks_for_a_report(
     assert (code, lines[0]) == (70, "Traceback (most recent call last):")
     monkeypatch.setenv("HASTE_DEBUG", "1")
     assert failing(capsys, "infer", "net.haste", "picture.npy")[1][0] == "Traceback (most recent call last):"
+
+
+def test_what_the_runtime_logs_is_told(
+    in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("haste_runtime")
+    choose = haste_runtime.session.choose_backend
+
+    def slow(*arguments: Any) -> Any:
+        for number in range(3):
+            log.info("compiling the %s, %d", "kernels", number)
+        log.warning("no cache")
+        return choose(*arguments)
+
+    monkeypatch.setattr("haste_runtime.session.choose_backend", slow)
+    before = log.level, list(log.handlers)
+    assert cli.run(["infer", "net.haste", "picture.npy", "--backend", "numpy", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "compiling the kernels, 0\nno cache\n"  # progress in quick succession is left out
+    json.loads(captured.out)
+    assert (log.level, list(log.handlers)) == before
 
 
 def test_usage_errors_and_help_end_as_usual(capsys: pytest.CaptureFixture[str]) -> None:

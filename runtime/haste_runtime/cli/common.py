@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from haste_runtime.errors import HasteError, LevelError
 
+LOG_SECONDS = 3.0
 INTERNAL_ERROR = 70  # as sysexits.h has it
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 EXIT_CODES = {
@@ -31,10 +35,39 @@ def debugging() -> bool:
     return os.environ.get("HASTE_DEBUG", "") not in ("", "0")
 
 
+class _Notes(logging.Handler):
+    """What the runtime logs, such as that kernels are being compiled, as lines for people.
+
+    Warnings are all shown; of progress a line every `LOG_SECONDS`, so that nobody has to read how each kernel gets on.
+    """
+
+    last = -math.inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.INFO or record.created - self.last >= LOG_SECONDS:
+            self.last = record.created
+            note(record.getMessage())
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    """Meanwhile, the log of ``haste_runtime`` goes to stderr, from INFO on."""
+    log, handler = logging.getLogger("haste_runtime"), _Notes()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
 def guarded(command: Callable[[], None], debug: bool = False) -> int:
     """Runs a command and returns its exit code; every error becomes a sentence and a hint on stderr."""
     try:
-        command()
+        with log_shown():
+            command()
         return 0
     except HasteError as error:
         _complain(f"Error: {error.message}", error.hint, debug)
