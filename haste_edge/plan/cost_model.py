@@ -15,14 +15,15 @@ from haste_edge.targets import Target
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
 
-EFFICIENCY = 0.8  # of the peak; 0.76 to 0.84 measured from 64 channels up
+EFFICIENCY = 0.8  # of the peak, dense; 0.76 to 0.84 measured from 64 channels up
+MERGED_EFFICIENCY = 0.72  # of the peak, over the channels that are kept
 FLOAT = 4  # bytes
 # Work per cycle and vector lane:
 QUANTISED = 0.25  # input values scaled and rounded to int8
 HASHED = 1.5  # ternary additions: int16, twice the lanes
 MERGED = 0.42  # input values added to their group's mean
 CACHED_BYTES = 1.5  # weight bytes from a cache the weights fit in twice
-OUTER_BYTES = 0.5  # the same from the last cache; at least what memory gives
+OUTER_BYTES = 0.9  # the same from the last cache; at least what memory gives
 GROUPING_CYCLES = 25.0  # per channel and patch, whatever the vector: centring, code, finding its group
 
 
@@ -78,11 +79,11 @@ class CostModel:
         first = min(merged_bytes, merged_bytes / max(patches, 1.0))
         again = merged_bytes - first
         merging = cycles / self.hertz + first / self.first_touch + again / self._bytes_per_second(weight_bytes)
-        arithmetic = self._multiply_adds(filters * counts.kept_pixels / frames)
+        arithmetic = self._multiply_adds(filters * counts.kept_pixels / frames, MERGED_EFFICIENCY)
         return Prediction(arithmetic, (weight_bytes - min(first, weight_bytes)) / self.first_touch, merging)
 
-    def _multiply_adds(self, count: float) -> float:
-        return count / (EFFICIENCY * self.target.peak_gmac_s * 1e9)
+    def _multiply_adds(self, count: float, efficiency: float = EFFICIENCY) -> float:
+        return count / (efficiency * self.target.peak_gmac_s * 1e9)
 
     def _bytes_per_second(self, resident: int) -> float:
         """How fast bytes come that share a cache with as many others: from the innermost cache with room for twice."""

@@ -21,8 +21,8 @@ def explain(plan: Plan, graph: Graph) -> str:
     lines.append("")
     for number, level in enumerate(plan.levels):
         lines.append(
-            f"level {number}: {len(level.choices)} layers merged, {level.flops_reduction_network:.1f} % of all FLOPs saved "
-            f"({level.flops_reduction:.1f} % of the layers that may merge)"
+            f"level {number}: {len(level.choices)} layers merged, {level.flops_reduction_network:.1f} % of all FLOPs "
+            f"saved ({level.flops_reduction:.1f} % of the layers that may merge)"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What merging costs and saves in a network, layer by layer, measured on pictures without labels (the method, section 4).
+"""What merging costs and saves in a network, layer by layer: measured on pictures without labels (the method, 4).
 
 Each layer that may merge is hashed once, with all the bits it may ever use; as codes nest, that gives the groups, and
 so the FLOPs, for every number of bits. What merging does to the network is measured by running the rest of the network

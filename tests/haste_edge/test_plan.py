@@ -1,0 +1,351 @@
+"""Plans keep their promises on small random networks, and say why for every convolution."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import GraphBuilder
+
+from haste_edge import torch_graph
+from haste_edge.errors import PlanError
+from haste_edge.plan import explain, ladder, make_plan
+from haste_edge.plan.candidates import find_candidates, patch_sizes
+from haste_edge.plan.cost_model import CostModel
+from haste_edge.plan.measure import (
+    BITS,
+    MEASURED_BITS,
+    Curve,
+    Measurements,
+    Merge,
+    distortion,
+    interpolate,
+    layer_seed,
+)
+from haste_edge.plan.restart import downstream
+from haste_edge.synthetic import pink_noise
+from haste_edge.targets import load_target
+from haste_runtime.flops import dense_flops
+from haste_runtime.graph import Graph
+from haste_runtime.operators import check_graph
+from haste_runtime.plan import Plan
+from haste_runtime.preprocessing import Preprocessing
+from haste_runtime.projection import draw
+
+Made = tuple[Plan, dict[str, np.ndarray]]
+
+
+@lru_cache
+def network(seed: int = 0, width: int = 16, side: int = 16) -> Graph:
+    """A residual network in small: a stem, two blocks, the second of stride 2 with a 1x1 shortcut, a depthwise conv."""
+    b = GraphBuilder(seed, x=(3, side, side))
+    b.conv("stem", "x", 3, width, 3, activation="relu")
+    b.conv("a1", "stem", width, width, 3, activation="relu")
+    b.conv("a2", "a1", width, width, 3, residual="stem", activation="relu")
+    b.conv("b1", "a2", width, 2 * width, 3, 2, padding=(1, 1, 1, 1), activation="relu")
+    b.conv("short", "a2", width, 2 * width, 1, 2, padding=(0, 0, 0, 0))
+    b.conv("b2", "b1", 2 * width, 2 * width, 3, residual="short", activation="relu")
+    b.conv("depth", "b2", 2 * width, 2 * width, 3, groups=2 * width, activation="relu")
+    b.node("mean", "mean", "depth", keepdim=0)
+    b.linear("logits", "mean", 2 * width, 5)
+    return b.graph()
+
+
+@lru_cache
+def made(objective: str = "flops", levels: int = 8, seed: int = 0, width: int = 16, target: str = "rpi4") -> Made:
+    return make_plan(network(width=width), Preprocessing(), load_target(target), objective, levels, seed)
+
+
+def single(channels: int, filters: int, kernel: int = 3, side: int = 8, **conv: Any) -> Graph:
+    b = GraphBuilder(1, x=(channels, side, side))
+    b.conv("conv", "x", channels, filters, kernel, **conv)
+    b.node("mean", "mean", "conv", keepdim=0)
+    return b.graph()
+
+
+def check_plan(graph: Graph, plan: Plan, projections: dict[str, np.ndarray], levels: int) -> None:
+    """What holds of every plan."""
+    assert [layer.node for layer in plan.layers] == [node.name for node in graph.nodes if node.op == "conv"]
+    assert plan.levels[0].choices == {}
+    assert plan.levels[0].flops_reduction == plan.levels[0].flops_reduction_network == 0.0
+    assert len(plan.levels) <= levels + 1
+    savings = [level.flops_reduction_network for level in plan.levels]
+    assert savings == sorted(set(savings))
+    keys = {variant.projection for layer in plan.layers for variant in layer.variants}
+    assert keys == set(projections)
+    geometries = {c.node: c.geometry for c in find_candidates(graph, check_graph(graph), "flops")}
+    for layer in plan.layers:
+        assert layer.reason
+        for variant in layer.variants:
+            matrix, side = projections[variant.projection], geometries[layer.node].patch_side(variant.patch)
+            assert variant.projection == f"{layer.node}.projection"
+            assert matrix.shape == (variant.bits, side * side)
+            np.testing.assert_array_equal(matrix, draw(variant.seed, variant.bits, side, variant.sparsity))
+    for level in plan.levels[1:]:
+        assert level.choices
+        for node, choice in level.choices.items():
+            assert 1 <= choice.bits <= plan.layer(node).variants[choice.variant].bits
+
+
+@pytest.mark.parametrize("objective", ["flops", "time"])
+def test_plan_keeps_its_promises(objective: str) -> None:
+    plan, projections = made(objective)
+    check_plan(network(), plan, projections, 8)
+    assert 4 <= len(plan.levels) - 1 <= 8
+    assert plan.objective == objective
+
+
+def test_bits_only_fall_from_level_to_level() -> None:
+    plan, _ = made()
+    for weaker, stronger in zip(plan.levels[1:], plan.levels[2:], strict=False):
+        assert set(weaker.choices) <= set(stronger.choices)
+        assert all(stronger.choices[node].bits <= choice.bits for node, choice in weaker.choices.items())
+
+
+def test_same_arguments_same_plan_other_seed_other_projections() -> None:
+    plan, projections = made()
+    again, same = make_plan(network(), Preprocessing(), load_target("rpi4"))
+    assert again == plan
+    assert all(np.array_equal(same[key], matrix) for key, matrix in projections.items())
+    other, _ = made(seed=1)
+    seeds = [{layer.node: v.seed for layer in p.layers for v in layer.variants} for p in (plan, other)]
+    assert not set(seeds[0].values()) & set(seeds[1].values())
+
+
+def test_seed_differs_for_each_layer_and_patch() -> None:
+    seeds = [layer_seed(s, node, m) for s in (0, 1) for node in ("a", "b") for m in (4, 8)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 5])
+def test_levels_are_at_most_as_many_as_asked(levels: int) -> None:
+    plan, projections = made(levels=levels)
+    check_plan(network(), plan, projections, levels)
+    assert len(plan.levels) - 1 >= min(4, levels)
+
+
+@pytest.mark.parametrize("graph", [single(16, 8), single(24, 24, side=4), single(32, 16, 1), single(64, 32, 5)])
+def test_one_layer_is_enough_for_four_levels(graph: Graph) -> None:
+    plan, projections = make_plan(graph, Preprocessing(), load_target("host"))
+    check_plan(graph, plan, projections, 8)
+    assert len(plan.levels) - 1 >= 4
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (single(3, 16), "3 channels"),
+        (single(8, 16), "fewer than 16"),
+        (single(32, 32, groups=32), "depthwise"),
+        (single(32, 32, groups=4), "grouped"),
+        (single(32, 16, stride=(1, 2), padding=(1, 1, 1, 1)), "not square"),
+        (single(64, 1, 1), "does not pay"),
+    ],
+)
+def test_what_cannot_merge_has_level_0_alone_and_a_reason(graph: Graph, words: str) -> None:
+    plan, projections = make_plan(graph, Preprocessing(), load_target("rpi4"))
+    assert len(plan.levels) == 1
+    assert projections == {}
+    assert plan.layers[0].variants == ()
+    assert words in plan.layers[0].reason
+
+
+def test_network_without_convolutions() -> None:
+    b = GraphBuilder(0, x=(12,))
+    b.linear("out", "x", 12, 3)
+    plan, projections = make_plan(b.graph(), Preprocessing(), load_target("host"))
+    assert plan == Plan((), plan.levels, "flops")
+    assert len(plan.levels) == 1
+    assert projections == {}
+
+
+def test_explain_has_a_row_and_a_reason_for_every_convolution() -> None:
+    plan, _ = made()
+    text = explain(plan, network())
+    rows = text.splitlines()
+    for layer in plan.layers:
+        row = next(row for row in rows if row.split()[0] == layer.node)
+        assert layer.reason in row
+        assert ("patch" in row) == bool(layer.variants)
+    assert "3 channels" in text
+    assert "depthwise" in text
+    assert sum(row.startswith("level ") for row in rows) == len(plan.levels)
+
+
+def test_expected_savings_are_what_the_levels_do_on_the_pictures() -> None:
+    """Counted again, with the pictures given: a plan's own numbers must be those of its own levels."""
+    graph, pictures = network(), pink_noise(4, (3, 16, 16), seed=9)
+    plan, projections = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
+    shapes = check_graph(graph)
+    candidates = find_candidates(graph, shapes, "flops")
+    measured = Measurements(graph, shapes, candidates, {"x": pictures}, CostModel(load_target("rpi4"), 0), 0)
+    variants = {layer.node: layer.variants[0] for layer in plan.layers if layer.variants}
+    for level in plan.levels[1:]:
+        merges = {
+            node: Merge(
+                Curve(node, variants[node].patch, 0, projections[variants[node].projection], (), (), (), ()),
+                choice.bits,
+            )
+            for node, choice in level.choices.items()
+        }
+        joint = measured.joint(merges)
+        assert joint.flops_reduction_network == pytest.approx(level.flops_reduction_network)
+        assert joint.flops_reduction(variants) == pytest.approx(level.flops_reduction)
+
+
+def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
+    plan, _ = made("time", width=32)
+    shapes = check_graph(network(width=32))
+    candidates = {c.node: c for c in find_candidates(network(width=32), shapes, "time")}
+    inputs = {"x": pink_noise(4, (3, 16, 16))}
+    model = CostModel(load_target("rpi4"), 4 * network(width=32).parameters())
+    measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, 0)
+    for layer in plan.layers:
+        for variant in layer.variants:
+            assert variant.patch >= 7 or variant.patch == max(candidates[layer.node].geometry.out)
+            curve = next(c for c in measured.curves(layer.node) if c.patch == variant.patch)
+            assert max(curve.seconds_saved) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"objective": "space"}, "objective"),
+        ({"levels": 0}, "levels"),
+        ({"pictures": torch.zeros(2, 3, 8, 8)}, "shape"),
+        ({"pictures": torch.full((1, 3, 16, 16), torch.nan)}, "NaN"),
+    ],
+)
+def test_wrong_requests_are_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words) as caught:
+        make_plan(network(), Preprocessing(), load_target("rpi4"), **arguments)
+    assert caught.value.hint
+
+
+def test_progress_rises_to_the_end() -> None:
+    seen: list[tuple[str, int, int]] = []
+    make_plan(single(16, 8), Preprocessing(), load_target("host"), progress=lambda *step: seen.append(step))
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert len({total for _, _, total in seen}) == 1
+    assert seen[-1][1] == seen[-1][2]
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("out", "flops", "time"),
+    [
+        ((2, 2), (2,), (2,)),
+        ((8, 8), (4, 8), (8,)),
+        ((16, 16), (4, 8, 16), (8, 16)),
+        ((28, 28), (4, 7, 14, 28), (7, 14, 28)),
+        ((56, 56), (4, 8, 14, 28), (8, 14, 28)),
+        ((5, 9), (4, 7, 9), (7, 9)),
+        ((1, 1), (1,), (1,)),
+    ],
+)
+def test_patch_sizes(out: tuple[int, int], flops: tuple[int, ...], time: tuple[int, ...]) -> None:
+    assert patch_sizes(out, "flops") == flops
+    assert patch_sizes(out, "time") == time
+
+
+@pytest.mark.parametrize("name", ["stem", "a1", "a2", "short", "b2", "depth"])
+def test_restart_gives_what_the_whole_network_gives(name: str) -> None:
+    graph, shapes = network(), check_graph(network())
+    x = pink_noise(2, (3, 16, 16), seed=1)
+    whole = torch_graph.run(graph, {"x": x}, record=[node.name for node in graph.nodes] + ["x"])
+    rest = downstream(graph, name, shapes)
+    check_graph(rest)
+    assert name in {node.name for node in rest.nodes}
+    assert len(rest.nodes) < len(graph.nodes) or name == "stem"
+    again = torch_graph.run(rest, {value.name: whole.values[value.name] for value in rest.inputs})
+    assert torch.equal(again.outputs["logits"], whole.outputs["logits"])
+
+
+def test_restart_leaves_out_outputs_that_do_not_depend_on_the_node() -> None:
+    b = GraphBuilder(0, x=(4, 6, 6))
+    b.conv("left", "x", 4, 4, 3)
+    b.conv("right", "x", 4, 4, 3)
+    rest = downstream(b.graph("left", "right"), "right", check_graph(b.graph("left", "right")))
+    assert rest.outputs == ("right",)
+    assert [node.name for node in rest.nodes] == ["right"]
+    assert set(rest.constants) == {"right.weight", "right.bias"}
+
+
+def test_distortion_is_relative_and_squared() -> None:
+    exact = {"a": torch.ones(2, 4), "b": 2 * torch.ones(2, 4)}
+    assert distortion({"a": 1.5 * exact["a"]}, exact) == pytest.approx(0.25)
+    assert distortion({"a": exact["a"], "b": 3 * exact["b"]}, exact) == pytest.approx(2.0)
+    assert distortion(exact, exact) == 0.0
+
+
+def test_curve_of_one_layer_agrees_with_merging_it() -> None:
+    graph, shapes = network(), check_graph(network())
+    candidates = find_candidates(graph, shapes, "flops")
+    model = CostModel(load_target("rpi4"), 0)
+    measured = Measurements(graph, shapes, candidates, {"x": pink_noise(3, (3, 16, 16))}, model, 0)
+    for curve in measured.curves("b2"):
+        dense = dense_flops(measured.candidates["b2"].geometry)
+        for bits in MEASURED_BITS:
+            joint = measured.joint({"b2": Merge(curve, bits)})
+            assert joint.flops_reduction(["b2"]) == pytest.approx(100 * curve.flops_saved[bits - 1] / dense)
+            assert joint.distortion <= curve.distortion[bits - 1] * (1 + 1e-3)
+        assert joint.distortion == pytest.approx(curve.distortion[BITS - 1], rel=1e-3, abs=1e-9)
+
+
+def test_interpolation_is_monotone_and_passes_through_what_was_measured() -> None:
+    measured = [0.5, 0.2, 0.05, 0.06, 1e-4, 0.0]
+    curve = interpolate(measured)
+    assert len(curve) == BITS
+    assert list(curve) == sorted(curve, reverse=True)
+    assert curve[MEASURED_BITS[0] - 1] == pytest.approx(0.5)
+    assert curve[MEASURED_BITS[2] - 1] == pytest.approx(0.06)  # 10 bits did worse than 7 by chance
+    assert curve[0] > 0.5
+    assert curve[BITS - 1] == 0.0
+
+
+def _curve(node: str, saved: list[float], distorted: list[float], patch: int = 8) -> Curve:
+    empty = np.zeros((0, 0), np.int8)
+    return Curve(node, patch, 0, empty, (), tuple(saved), (), tuple(distorted))
+
+
+def _saving(curve: Curve) -> tuple[float, ...]:
+    return curve.flops_saved
+
+
+def test_hull_skips_what_a_line_beats() -> None:
+    curve = _curve("a", [8.0, 6.0, 5.0, 1.0, -2.0], [4.0, 1.0, 0.9, 0.5, 0.0])
+    assert [(o.bits, o.saving) for o in ladder.hull(curve, _saving)] == [(0, 0.0), (2, 6.0), (1, 8.0)]
+
+
+def test_path_takes_the_cheapest_saving_first() -> None:
+    curves = {"cheap": _curve("cheap", [3.0, 2.0], [0.2, 0.1]), "dear": _curve("dear", [5.0, 1.0], [5.0, 1.0])}
+    points = ladder.path(curves, _saving)
+    assert [{n: m.bits for n, m in p.merges.items()} for p in points] == [
+        {"cheap": 2},
+        {"cheap": 1},
+        {"cheap": 1, "dear": 2},
+        {"cheap": 1, "dear": 1},
+    ]
+    assert [p.saving for p in points] == [2.0, 3.0, 4.0, 8.0]
+    assert points[-1].distortion == pytest.approx(5.2)
+
+
+def test_pick_is_even_and_fills_up_where_steps_are_coarse() -> None:
+    points = [ladder.Point({}, saving, saving) for saving in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)]
+    assert ladder.pick(points, 4) == [1, 3, 5, 7]
+    coarse = [ladder.Point({}, saving, saving) for saving in (9.0, 9.5, 9.9, 10.0)]
+    assert ladder.pick(coarse, 4) == [0, 1, 2, 3]
+    assert ladder.pick(points[:2], 8) == [0, 1]
+
+
+def test_patch_choice_prefers_large_ones_unless_small_ones_win_clearly() -> None:
+    small, large = _curve("a", [10.0], [1.0], patch=4), _curve("a", [9.5], [1.0], patch=8)
+    assert ladder.choose_patch([small, large], _saving, [1.0]).patch == 8
+    worse = _curve("a", [5.0], [1.0], patch=8)
+    assert ladder.choose_patch([small, worse], _saving, [1.0]).patch == 4
