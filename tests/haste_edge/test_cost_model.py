@@ -22,7 +22,7 @@ MACHINE = load_target("host").model_copy(
         "memory": Memory(size_mib=8192, bandwidth_gb_s=22.0),
     }
 )
-# Channels, map, patch: merged / best dense time, measured at kept ratios 0.7, 0.5, 0.35 (3x3, as many channels out as in).
+# Channels, map, patch: merged / best dense time at kept ratios 0.7, 0.5, 0.35 (3x3, as many channels out as in).
 KEPT = (0.7, 0.5, 0.35)
 MEASURED = {
     (256, 8, 8): (0.78, 0.70, 0.59),
