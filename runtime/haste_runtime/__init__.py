@@ -1,4 +1,4 @@
-"""haste-runtime: run a compiled ``.haste`` bundle on a small ARM (or any Linux) computer and steer how strongly it compresses.
+"""haste-runtime: run a compiled ``.haste`` bundle on a small computer and steer how strongly it compresses.
 
     from haste_runtime import Session
     with Session("net.haste") as session:

@@ -31,7 +31,7 @@ class Node:
 
     op: a key of `haste_runtime.operators.OPERATORS`.
     inputs: names of graph inputs or earlier nodes.
-    attributes: numbers, strings or tuples of integers, as the operator's entry demands; all are present, none is defaulted.
+    attributes: numbers, strings or tuples of integers, as the operator's entry demands; all are present.
     constants: role ("weight", "bias", "scale", "shift") -> key in `Graph.constants`.
     """
 
@@ -54,9 +54,13 @@ class Graph:
     nodes: tuple[Node, ...]
     constants: Mapping[str, Constant]
 
+    def names(self) -> list[str]:
+        """Every value: the inputs, then the nodes."""
+        return [v.name for v in self.inputs] + [n.name for n in self.nodes]
+
     def consumers(self) -> dict[str, list[Node]]:
         """For each value the nodes that read it, once per reading; graph outputs are not counted."""
-        users: dict[str, list[Node]] = {v.name: [] for v in self.inputs} | {n.name: [] for n in self.nodes}
+        users: dict[str, list[Node]] = {name: [] for name in self.names()}
         for node in self.nodes:
             for name in node.inputs:
                 users[name].append(node)

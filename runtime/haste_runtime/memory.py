@@ -78,7 +78,7 @@ def as_map(shape: Shape) -> tuple[int, int, int]:
 
 def borders(graph: Graph) -> dict[str, int]:
     """For each value the widest padding that a convolution reads from it."""
-    widest = dict.fromkeys([v.name for v in graph.inputs] + [n.name for n in graph.nodes], 0)
+    widest = dict.fromkeys(graph.names(), 0)
     for node in graph.nodes:
         if node.op == "conv":
             widest[node.inputs[0]] = max(widest[node.inputs[0]], *node.attributes["padding"])

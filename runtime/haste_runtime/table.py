@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.bundle import Bundle
-from haste_runtime.graph import Graph, Node, Shape
+from haste_runtime.graph import Node, Shape
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.lanes import blocks
 from haste_runtime.memory import Map, aligned, as_map, conv_geometry, layer_scratch, merge_scratch, place_maps
@@ -53,17 +54,17 @@ class Pool:
 
     def __init__(self, dtype: type) -> None:
         self._dtype = dtype
-        self._parts: list[NDArray] = []
+        self._parts: list[NDArray[Any]] = []
         self._size = 0
 
-    def add(self, values: NDArray | Iterable[int]) -> int:
-        part = np.ascontiguousarray(np.asarray(values, dtype=self._dtype).reshape(-1))
+    def add(self, values: NDArray[Any] | Iterable[int]) -> int:
+        part: NDArray[Any] = np.ascontiguousarray(np.asarray(values, dtype=self._dtype).reshape(-1))
         start, padding = self._size, -part.size % 16
         self._parts += [part, np.zeros(padding, self._dtype)]
         self._size += part.size + padding
         return start
 
-    def join(self) -> NDArray:
+    def join(self) -> NDArray[Any]:
         return np.concatenate([*self._parts, np.zeros(64, self._dtype)])  # vector loads may run past the end
 
 

@@ -49,24 +49,20 @@ def choose_backend(name: str, bundle: Bundle, threads: int = 1, trace: bool = Fa
         raise BackendError(f"There is no backend called {name!r}.", f"Choose one of: {', '.join(NAMES)}.")
     if threads < 1:
         raise BackendError(f"A session cannot run on {threads} threads.", "Give 1 or more.")
-    missing = "" if name == "numpy" else _why_no_numba()
-    if name == "numpy" or (name == "auto" and missing):
-        return _make("numpy", bundle, threads, trace), "asked for" if name == "numpy" else missing
-    if missing:
-        raise BackendError(
-            f"The numba backend cannot run here: {missing}.",
-            'Install it with `pip install "haste-runtime[jit]"`, or use backend="numpy".',
-        )
-    return _make("numba", bundle, threads, trace), "asked for" if name == "numba" else "numba is installed"
-
-
-def _why_no_numba() -> str:
-    """Empty if numba can be imported. Only trying tells: numba refuses numpy versions that it does not know."""
+    if name == "numpy":
+        return _make("numpy", bundle, threads, trace), "asked for"
     try:
-        importlib.import_module("numba")
-    except ImportError as error:
-        return f"numba cannot be imported ({error})"
-    return ""
+        backend: Any = _make("numba", bundle, threads, trace)
+    except ImportError as error:  # importing is the only honest test: numba refuses numpy versions it does not know
+        reason = f"numba cannot be imported ({error})"
+        if name == "auto":
+            return _make("numpy", bundle, threads, trace), reason
+        raise BackendError(
+            f"The numba backend cannot run here: {reason}.",
+            'Install it with `pip install "haste-runtime[jit]"`, or use backend="numpy".',
+        ) from error
+    asked = "asked for" if name == "numba" else "numba is installed"
+    return backend, f"{asked}; kernels {backend.source}"
 
 
 def _make(name: str, bundle: Bundle, threads: int, trace: bool) -> Backend:

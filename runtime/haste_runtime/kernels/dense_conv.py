@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from haste_runtime.kernels import layout as t
-from haste_runtime.kernels.layout import ROWS
 from haste_runtime.kernels.jit import kernel, simd
+from haste_runtime.kernels.layout import ROWS
 from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_block
 
 at, as_ints = simd.at, simd.as_ints
@@ -65,11 +65,11 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
                 number = group * op[t.BLOCKS] + block
                 channel = group * op[t.GROUP_OUT] + block * width
                 conv_block(
-                    op[t.VECTORS], at(packed, op[t.BIAS] + number * width), last - first, taps,
-                    at(source, group * op[t.GROUP_IN]), at(index, op[t.TAPS]), sources,
-                    op[t.GROUP_IN], channels, filters, at(packed, op[t.WEIGHT] + number * block_size), 0, spill,
+                    op[t.VECTORS], at(packed, op[t.BIAS] + number * width), (last - first, sources, targets, residuals),
+                    taps, at(source, group * op[t.GROUP_IN]), at(index, op[t.TAPS]), op[t.GROUP_IN], channels, filters,
+                    at(packed, op[t.WEIGHT] + number * block_size), 0, spill,
                     min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
-                    at(residual, channel), residuals, at(arena, op[t.Y] + channel), targets, spill,
+                    at(residual, channel), at(arena, op[t.Y] + channel), spill,
                 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Columns of the execution table: one row of int64 per operation, and one row per merging layer and level.
 
 Offsets count elements: float32 of the arena (X, Y, R and all of a level's scratch), float32 of the packed weights
-(WEIGHT, BIAS), int32 of the index table (TAPS, CHANNELS). A map lies as rows of pixels of channels (HWC) with a border of
-zeros as wide as the widest padding among its readers; a vector is a map of one pixel. Never a pointer: the table means
-the same in every process.
+(WEIGHT, BIAS), int32 of the index table (TAPS, CHANNELS). A map lies as rows of pixels of channels (HWC) with a border
+of zeros as wide as the widest padding among its readers; a vector is a map of one pixel. Never a pointer: the table
+means the same in every process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convolution with merged channels (HASTE, section 3): on each patch hash, group, average inputs, sum filters, convolve.
+"""Convolution with merged channels (HASTE, section 3): per patch hash, group, average inputs, sum filters, convolve.
 
 A channel that is alone keeps its own plane and its packed filter in place; only groups of two and more get an averaged
 plane and summed filters, in scratch. The multiply-adds are those of `haste_runtime.kernels.tile_conv`.
@@ -138,12 +138,11 @@ def convolve_window(op, level, arena, packed, scratch, singles, groups, pixels):
         own = at(packed, op[t.WEIGHT] + block * op[t.XC] * taps * width)
         sum_filters(own, taps * width, groups, start, members, filters)
         conv_block(
-            op[t.VECTORS], at(packed, op[t.BIAS] + block * width), pixels, taps,
-            at(arena, scratch + level[t.PLANES]), as_ints(at(arena, scratch + level[t.MERGED_TAPS])), sources,
-            singles, as_ints(at(arena, scratch + level[t.INPUTS])), as_ints(at(arena, scratch + level[t.WEIGHTS])),
-            own, groups, filters, min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
-            at(arena, max(op[t.R], 0) + block * width), residuals,
-            at(arena, op[t.Y] + block * width), targets, spill,
+            op[t.VECTORS], at(packed, op[t.BIAS] + block * width), (pixels, sources, targets, residuals), taps,
+            at(arena, scratch + level[t.PLANES]), as_ints(at(arena, scratch + level[t.MERGED_TAPS])), singles,
+            as_ints(at(arena, scratch + level[t.INPUTS])), as_ints(at(arena, scratch + level[t.WEIGHTS])), own, groups,
+            filters, min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
+            at(arena, max(op[t.R], 0) + block * width), at(arena, op[t.Y] + block * width), spill,
         )  # fmt: skip
 
 
@@ -174,7 +173,10 @@ def merged_conv(op, level, arena, packed, index, scratch, counters, trace, worke
             singles, groups = list_entries(op, level, arena, scratch)
             planes = at(arena, scratch + level[t.PLANES])
             gather_planes(x, op[t.XROW], channels, y0, y1, x0, x1, side, planes, level[t.PLANE])
-            start, members = as_ints(at(arena, scratch + level[t.START])), as_ints(at(arena, scratch + level[t.MEMBERS]))
+            start, members = (
+                as_ints(at(arena, scratch + level[t.START])),
+                as_ints(at(arena, scratch + level[t.MEMBERS])),
+            )
             average_planes(planes, level[t.PLANE], channels, groups, start, members)
             counters[t.MERGED] += start[groups]
         if level[t.TRACE] >= 0:

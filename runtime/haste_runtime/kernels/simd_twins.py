@@ -1,7 +1,7 @@
 """What the intrinsics of `haste_runtime.kernels.simd` mean, in numpy: used when Numba's compiler is switched off.
 
-A pointer is an array, a vector an array of W floats, a tile an array (rows, vectors, W). A fused multiply-add is done in
-float64 and rounded once, which differs from the hardware's only in rare double roundings.
+A pointer is an array, a vector an array of W floats, a tile an array (rows, vectors, W). A fused multiply-add is done
+in float64 and rounded once, which differs from the hardware's only in rare double roundings.
 """
 
 from __future__ import annotations

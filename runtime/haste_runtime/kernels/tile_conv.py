@@ -30,9 +30,14 @@ def upper_limit(activation):
 
 
 @kernel
-def conv_tile(tile, width, taps, source, tap_offsets, pixel_offsets, singles, inputs, weights, packed, groups, filters):
-    """Multiply-add all entries into ``tile``; ``width`` output channels per filter row, ``taps`` rows per filter."""
-    pixels = tile_pixels(tile, source, pixel_offsets)
+def conv_tile(tile, sources, entries):
+    """Multiply-add all entries into ``tile``, whose rows are the pixels that begin at ``sources``.
+
+    entries: (width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters), see `conv_block`;
+    ``width`` output channels per filter row.
+    """
+    width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters = entries
+    pixels = tile_pixels(tile, source, sources)
     for k in range(singles):
         x, w = inputs[k], at(packed, weights[k])
         for t in range(taps):
@@ -49,78 +54,72 @@ def conv_tile(tile, width, taps, source, tap_offsets, pixel_offsets, singles, in
 
 
 @kernel
-def finish_tile(tile, width, rows, valid, activation, residual, residual_offsets, target, target_offsets, spill):
-    """Residual, activation, store; a block with fewer than ``width`` valid channels goes through ``spill``."""
-    if residual_offsets[0] >= 0:
-        tile = tile_add(tile, residual, residual_offsets)
+def finish_tile(tile, rows, targets, residuals, ending):
+    """Residual, activation, store; a block with fewer than ``width`` valid channels goes through ``spill``.
+
+    ending: (width, valid, activation, residual, target, spill), see `conv_block`.
+    """
+    width, valid, activation, residual, target, spill = ending
+    if residuals[0] >= 0:
+        tile = tile_add(tile, residual, residuals)
     if activation != NO_LIMIT:
         tile = tile_clip(tile, upper_limit(activation))
     if valid == width:
-        tile_store(tile, target, target_offsets)
+        tile_store(tile, target, targets)
         return
-    spill_offsets = simd.as_ints(at(spill, ROWS * width))
+    spilled = simd.as_ints(at(spill, ROWS * width))
     for i in range(rows):
-        spill_offsets[i] = i * width
-    tile_store(tile, spill, spill_offsets)
+        spilled[i] = i * width
+    tile_store(tile, spill, spilled)
     for i in range(rows):
         for c in range(valid):
-            target[target_offsets[i] + c] = spill[i * width + c]
+            target[targets[i] + c] = spill[i * width + c]
 
 
 @kernel
-def conv_rows(
-    row, rows, width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters,
-    valid, activation, residual, residuals, target, targets, spill,
-):  # fmt: skip
-    """One tile of ``rows`` pixels, each starting from the bias ``row``; a full tile is the common case."""
+def conv_rows(row, rows, sources, targets, residuals, entries, ending):
+    """One tile of ``rows`` pixels, each starting from the biases ``row``. A tile's size is part of its type."""
     if rows == 6:
-        tile6 = conv_tile(tile_repeat(row, 6), width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile6, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(tile_repeat(row, 6), sources, entries), rows, targets, residuals, ending)
     elif rows == 5:
-        tile5 = conv_tile(tile_repeat(row, 5), width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile5, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(tile_repeat(row, 5), sources, entries), rows, targets, residuals, ending)
     elif rows == 4:
-        tile4 = conv_tile(tile_repeat(row, 4), width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile4, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(tile_repeat(row, 4), sources, entries), rows, targets, residuals, ending)
     elif rows == 3:
-        tile3 = conv_tile(tile_repeat(row, 3), width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile3, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(tile_repeat(row, 3), sources, entries), rows, targets, residuals, ending)
     elif rows == 2:
-        tile2 = conv_tile(tile_repeat(row, 2), width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile2, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(tile_repeat(row, 2), sources, entries), rows, targets, residuals, ending)
     else:
-        tile1 = conv_tile(row, width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters)  # fmt: skip
-        finish_tile(tile1, width, rows, valid, activation, residual, residuals, target, targets, spill)
+        finish_tile(conv_tile(row, sources, entries), rows, targets, residuals, ending)
 
 
 @kernel
-def conv_pixels(
-    row, pixels, width, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters,
-    valid, activation, residual, residuals, target, targets, spill,
-):  # fmt: skip
-    """One block of output channels at ``pixels`` pixels, tile after tile."""
-    for p in range(0, pixels, ROWS):
-        conv_rows(
-            row, min(ROWS, pixels - p), width, taps, source, tap_offsets, at(sources, p), singles, inputs, weights,
-            packed, groups, filters, valid, activation, residual, at(residuals, p), target, at(targets, p), spill,
-        )  # fmt: skip
+def conv_pixels(row, pixels, entries, ending):
+    """One block of output channels at a list of pixels, tile after tile."""
+    count, sources, targets, residuals = pixels
+    for p in range(0, count, ROWS):
+        conv_rows(row, min(ROWS, count - p), at(sources, p), at(targets, p), at(residuals, p), entries, ending)
 
 
 @kernel
 def conv_block(
-    vectors, bias, pixels, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters,
-    valid, activation, residual, residuals, target, targets, spill,
+    vectors, bias, pixels, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters,
+    valid, activation, residual, target, spill,
 ):  # fmt: skip
-    """One block of ``vectors`` * W output channels at a list of pixels.
+    """One block of ``vectors`` * W output channels, whose biases are ``bias``, at a list of pixels.
 
-    bias: the block's biases. source, packed, filters: planes, the block's packed filters, and its merged filters.
-    tap_offsets[t]: from a receptive field's first element to tap t. sources, targets, residuals: one offset per pixel.
-    inputs[k], weights[k]: offsets of entry k; entries from ``singles`` on are groups, with filters in a row.
-    valid: channels of the block that exist. All offsets are int32; residuals[0] < 0 means there is no residual.
+    pixels: (count, sources, targets, residuals): how many, and for each its receptive field's first element in a plane
+    of ``source``, its place in ``target`` and in ``residual``; residuals[0] < 0 means that there is no residual.
+    tap_offsets[t]: from a receptive field's first element to tap t. singles, groups: how many entries of each kind.
+    inputs[k], weights[k]: entry k's plane in ``source`` and its filter in ``packed``; the groups, which come last, have
+    their filters in a row in ``filters``. valid: channels of the block that exist. All offsets are int32.
     """
+    width = vectors * W
+    entries = (width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters)
+    ending = (width, valid, activation, residual, target, spill)
     if vectors == 1:
-        conv_pixels(tile_bias(1, bias, 0), pixels, W, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters, valid, activation, residual, residuals, target, targets, spill)  # fmt: skip
+        conv_pixels(tile_bias(1, bias, 0), pixels, entries, ending)
     elif vectors == 2:
-        conv_pixels(tile_bias(2, bias, 0), pixels, 2 * W, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters, valid, activation, residual, residuals, target, targets, spill)  # fmt: skip
+        conv_pixels(tile_bias(2, bias, 0), pixels, entries, ending)
     elif W != 8:  # 4 vectors of 6 rows fit NEON's and AVX-512's 32 registers, not AVX2's 16
-        conv_pixels(tile_bias(4, bias, 0), pixels, 4 * W, taps, source, tap_offsets, sources, singles, inputs, weights, packed, groups, filters, valid, activation, residual, residuals, target, targets, spill)  # fmt: skip
+        conv_pixels(tile_bias(4, bias, 0), pixels, entries, ending)

@@ -1,0 +1,61 @@
+"""Placing maps and scratch in one arena."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import bundle_for, conv_graph, random_network
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haste_runtime.backends.numba_backend import NumbaBackend
+from haste_runtime.kernels.lanes import blocks, lanes
+from haste_runtime.memory import SLACK, arena_bytes, borders, lifetimes, place_maps
+from haste_runtime.operators import check_graph
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_maps_alive_together_never_overlap(seed: int) -> None:
+    graph = random_network(seed)
+    shapes = check_graph(graph)
+    maps, total = place_maps(graph, shapes)
+    spans = lifetimes(graph)
+    assert maps.keys() == shapes.keys()
+    for a in maps:
+        assert maps[a].corner >= 0
+        assert maps[a].corner + maps[a].size <= total - SLACK
+        for b in maps:
+            together = spans[a][0] <= spans[b][1] and spans[b][0] <= spans[a][1]
+            if a < b and together:
+                first, second = sorted((maps[a], maps[b]), key=lambda m: m.corner)
+                assert first.corner + first.size <= second.corner, (a, b)
+    assert total < sum(m.size + 16 for m in maps.values()), "no map shares memory with another"
+
+
+def test_borders_are_the_widest_padding_of_the_readers() -> None:
+    graph = conv_graph(3, 4, 7)
+    assert borders(graph) == {"x": 3, "conv": 0}
+
+
+@pytest.mark.parametrize("patch", [2, 5, [3, 8]])
+def test_the_arena_is_as_large_as_was_said(patch: int | list[int]) -> None:
+    bundle = bundle_for(random_network(3), patch)
+    backend = NumbaBackend(bundle)
+    assert arena_bytes(bundle.graph, bundle.plan, lanes()) == backend._arena.nbytes
+
+
+def test_merging_needs_more_scratch_and_threads_need_their_own() -> None:
+    graph = conv_graph(32, 32, 3, h=16, w=16)
+    dense, merged = bundle_for(graph, levels=[]), bundle_for(graph, 16)
+    assert arena_bytes(graph, merged.plan, 8) > arena_bytes(graph, dense.plan, 8)
+    one, three = NumbaBackend(merged), NumbaBackend(merged, threads=3)
+    assert three._arena.size - one._arena.size in (0, 2 * one._table.room)  # 0 where plain Python runs one thread
+    three.close()
+
+
+@given(st.sampled_from([4, 8, 16]), st.integers(1, 300))
+def test_blocks_cover_the_channels_with_less_than_a_vector_to_spare(width: int, channels: int) -> None:
+    vectors, count = blocks(width, channels)
+    covered = vectors * count * width
+    assert channels <= covered
+    assert np.ceil(channels / width) * width == covered

@@ -1,0 +1,230 @@
+"""The compiled kernels against their twins in numpy, over shapes around the vector width, and against torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import GraphBuilder, alike_channels, bundle_for, conv_graph, random_network, sign_changing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haste_runtime.backends.numba_backend import NumbaBackend
+from haste_runtime.backends.numpy_backend import NumpyBackend
+from haste_runtime.bundle import Bundle, write_bundle
+from haste_runtime.graph import Graph
+
+INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+EXAMPLES = 15 if INTERPRETED else 90
+CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40])
+
+
+def frame_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        v.name: alike_channels(rng, v.shape) if len(v.shape) == 3 else sign_changing(rng, v.shape) for v in graph.inputs
+    }
+
+
+def check_against_numpy(
+    bundle: Bundle, frame: dict[str, np.ndarray], threads: int = 1, tolerance: float = 1e-4
+) -> None:
+    """The layer contract: the same codes, so the same groups, and outputs within ``tolerance`` of the largest."""
+    compiled, reference = NumbaBackend(bundle, threads, trace=True), NumpyBackend(bundle, trace=True)
+    for level in range(len(bundle.plan.levels)):
+        outputs, expected = compiled.run(frame, level), reference.run(frame, level)
+        assert compiled.counts() == reference.counts()
+        codes, expected_codes = compiled.codes(), reference.codes()
+        assert codes.keys() == expected_codes.keys()
+        for name in codes:
+            np.testing.assert_array_equal(codes[name], expected_codes[name])
+        for name in expected:
+            assert outputs[name].shape == expected[name].shape
+            np.testing.assert_allclose(
+                outputs[name], expected[name], rtol=0, atol=tolerance * np.abs(expected[name]).max()
+            )
+    compiled.close()
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    channels=CHANNELS, filters=CHANNELS, kernel=st.sampled_from([1, 3, 3, 5, 7]), stride=st.sampled_from([1, 1, 2]),
+    dilation=st.sampled_from([1, 1, 2]), height=st.integers(7, 14), width=st.integers(7, 17), bits=st.integers(1, 16),
+    patches=st.lists(st.integers(1, 17), min_size=1, max_size=3, unique=True), residual=st.booleans(),
+    activation=st.sampled_from(["none", "relu", "relu6"]), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_one_convolution(
+    channels: int, filters: int, kernel: int, stride: int, dilation: int, height: int, width: int, bits: int,
+    patches: list[int], residual: bool, activation: str, seed: int,
+) -> None:  # fmt: skip
+    dilation = 1 if kernel > 3 else dilation
+    graph = conv_graph(
+        channels, filters, kernel, stride, height, width,
+        seed=seed, residual=residual, activation=activation, dilation=dilation,
+    )  # fmt: skip
+    check_against_numpy(bundle_for(graph, patches, bits, [bits] * len(patches), seed=seed), frame_for(graph, seed))
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(
+    groups=st.integers(1, 9), per_group=st.integers(1, 9), filters=st.integers(1, 9), kernel=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 2), residual=st.booleans(), bias=st.booleans(), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_grouped_and_depthwise(
+    groups: int, per_group: int, filters: int, kernel: int, stride: int, residual: bool, bias: bool, seed: int
+) -> None:
+    graph = conv_graph(
+        groups * per_group, groups * filters, kernel, stride, 6, 7,
+        seed=seed, groups=groups, residual=residual, bias=bias, activation="relu",
+    )  # fmt: skip
+    check_against_numpy(bundle_for(graph, 4, 3), frame_for(graph, seed))
+
+
+@pytest.mark.parametrize("channels", [1, 7, 8, 9, 17])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 2, 1)])
+def test_uneven_padding_and_depthwise_tails(channels: int, padding: tuple[int, int, int, int]) -> None:
+    graph = conv_graph(channels, channels, (3, 2), (2, 1), 9, 6, groups=channels, padding=padding, activation="relu6")
+    check_against_numpy(bundle_for(graph), frame_for(graph))
+
+
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 25))
+def test_every_operator(seed: int) -> None:
+    graph = random_network(seed)
+    check_against_numpy(bundle_for(graph, [3, 4, 9], 10), frame_for(graph, seed))
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(
+    op=st.sampled_from(["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"]), channels=CHANNELS,
+    height=st.integers(3, 9), width=st.integers(3, 9), kernel=st.tuples(st.integers(2, 3), st.integers(2, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)), padding=st.tuples(*[st.integers(0, 1)] * 4),
+    counted=st.integers(0, 1), size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)  # fmt: skip
+def test_pools(
+    op: str, channels: int, height: int, width: int, kernel: tuple[int, int], stride: tuple[int, int],
+    padding: tuple[int, int, int, int], counted: int, size: tuple[int, int],
+) -> None:  # fmt: skip
+    b = GraphBuilder(0, x=(channels, height, width))
+    window = {"kernel": kernel, "stride": stride, "padding": padding}
+    attributes = {
+        "max_pool": {**window, "dilation": (1, 1)},
+        "avg_pool": {**window, "count_include_pad": counted},
+    }.get(op, {"size": size})
+    b.node("pool", op, "x", **attributes)
+    check_against_numpy(bundle_for(b.graph()), frame_for(b.graph()))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concat_along_each_axis_and_a_border_behind_it(axis: int) -> None:
+    """The joined map has readers with padding, so it has a border of zeros that both copies must leave alone."""
+    b = GraphBuilder(0, x=(5, 6, 7), y=(5, 6, 7))
+    b.node("both", "concat", "x", "y", "x", axis=axis)
+    b.conv("conv", "both", 15 if axis == 0 else 5, 6, 3)
+    b.node("padded", "pad", "conv", pads=(1, 0, 2, 1, 0, 3), value=-1.5)
+    b.node("cut", "slice", "padded", starts=(1, 0, 2), stops=(6, 8, 9), steps=(2, 3, 1))
+    graph = b.graph("cut", "both", "padded")
+    check_against_numpy(bundle_for(graph), frame_for(graph))
+
+
+def test_graph_inputs_as_outputs() -> None:
+    b = GraphBuilder(0, x=(3, 4, 5), v=(6,))
+    b.conv("conv", "x", 3, 4, 3)
+    graph = b.graph("x", "conv", "v")
+    check_against_numpy(bundle_for(graph), frame_for(graph))
+
+
+@pytest.mark.parametrize("peak", [2.0**-99, 2.0**-100, 2.0**-101, 0.0])
+def test_patches_that_are_dead_or_nearly(peak: float) -> None:
+    """Below 2^-100 a patch has no groups and gives the bias; a mixed map has live and dead patches side by side."""
+    graph = conv_graph(9, 5, 3, h=8, w=8)
+    x = np.zeros((9, 8, 8), np.float32)
+    x[:, 1, 1] = np.linspace(-1, 1, 9, dtype=np.float32) * np.float32(peak)
+    check_against_numpy(bundle_for(graph, 4, 8), {"x": x})
+
+
+def test_wide_projections_do_not_overflow() -> None:
+    """All pixels at the range's end and rows with far more than 258 entries: sums leave int16 many times over."""
+    graph = conv_graph(40, 3, 3, h=40, w=41)
+    x = np.where(np.arange(40)[:, None, None] % 3 == 0, np.float32(1), np.float32(-1)) * np.ones(
+        (40, 40, 41), np.float32
+    )
+    x[::2, :20] *= np.float32(0.99)
+    check_against_numpy(bundle_for(graph, 41, 6), {"x": x})
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plain Python runs with one thread")
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    """Not a byte: each output element is one chain of operations, whoever computes it."""
+    for seed in range(6):
+        graph = random_network(seed)
+        bundle, frame = bundle_for(graph, [3, 4], 10), frame_for(graph, seed)
+        alone, team = NumbaBackend(bundle, trace=True), NumbaBackend(bundle, threads, trace=True)
+        for level in range(len(bundle.plan.levels)):
+            for _ in range(5):
+                assert team.run(frame, level)["logits"].tobytes() == alone.run(frame, level)["logits"].tobytes()
+                assert team.counts() == alone.counts()
+        team.close()
+
+
+FRAMES = """
+import sys
+import numpy as np
+from haste_runtime import Session
+with Session(sys.argv[1], backend="numba") as session, np.load(sys.argv[2]) as inputs:
+    for level in session.levels:
+        session.level = level.number
+        sys.stdout.write(session.run(inputs["x"]).tobytes().hex() + "\\n")
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def frames_in_a_new_process(folder: Path, **environment: str) -> tuple[str, str]:
+    script = [sys.executable, "-c", FRAMES, str(folder / "net.haste"), str(folder / "x.npz")]
+    done = subprocess.run(script, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def small_network(tmp_path: Path) -> Path:
+    graph = random_network(1)
+    write_bundle(tmp_path / "net.haste", bundle_for(graph, [4, 5], 9))
+    np.savez(tmp_path / "x.npz", x=np.stack([frame_for(graph, seed)["x"] for seed in range(3)]))
+    return tmp_path
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compares machine code")
+def test_frames_are_the_same_bytes_at_every_vector_width(small_network: Path) -> None:
+    """The frame contract: NEON's, AVX2's and AVX-512's register tiles give one result."""
+    four, eight, sixteen = (frames_in_a_new_process(small_network, HASTE_LANES=n)[0] for n in ("4", "8", "16"))
+    assert four == eight == sixteen
+    assert len(four.split()) == 4
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compares machine code")
+def test_a_later_start_needs_no_compiler(small_network: Path) -> None:
+    """With the machine code on disk, numba is not even imported."""
+    frames_in_a_new_process(small_network)
+    modules = frames_in_a_new_process(small_network)[1].split()
+    assert "llvmlite.binding" in modules
+    assert "numba" not in modules
+
+
+def test_nothing_grows_from_frame_to_frame() -> None:
+    graph = random_network(0)
+    bundle, frame = bundle_for(graph), frame_for(graph)
+    backend = NumbaBackend(bundle)
+    arena = backend._arena.ctypes.data
+    first = backend.run(frame, 1)["logits"]
+    kept = first.copy()
+    backend.run({"x": -frame["x"]}, 0)
+    np.testing.assert_array_equal(first, kept)  # outputs are the caller's to keep
+    for level in (0, 1, 2, 3, 1):
+        again = backend.run(frame, level)["logits"]
+    assert again.tobytes() == kept.tobytes()
+    assert backend._arena.ctypes.data == arena
