@@ -190,6 +190,7 @@ def run_step(step: Step, fast: bool, expression: str) -> tuple[bool, Counts]:
     report.unlink(missing_ok=True)
     if step.markers:
         command += ["-m", step.markers + (" and not slow" if fast else ""), f"--junitxml={report}"]
+        command += ["--durations=15", "--durations-min=3"]  # so that slowness is seen where it comes in
         command += ["-k", expression] if expression else []
     variables = clean_variables() | {"HASTE_CACHE": str(MAIN / "kernels")} | dict(step.variables)
     code = subprocess.run(command, cwd=ROOT, env=variables).returncode
