@@ -391,7 +391,7 @@ def test_doctor_never_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     for name in ("cpu", "temperature", "throttling", "python_bits"):
         monkeypatch.setattr(system, name, broken)
-    monkeypatch.setattr("haste_runtime.kernels.compile.cache_folder", broken)
+    monkeypatch.setattr(doctor, "_cache", broken)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setitem(sys.modules, "PIL", None)
     findings = run_json(capsys, "doctor", "--json")

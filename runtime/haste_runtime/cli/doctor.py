@@ -119,6 +119,9 @@ def _backend() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
+    """Where compiled kernels are kept."""
+    if not _numba()["available"]:
+        return {"reason": "not needed without numba"}
     from haste_runtime.kernels.compile import CACHE_VARIABLE, cache_folder
 
     folder = cache_folder()
