@@ -1,6 +1,6 @@
 """The compiled kernels: plain Python over typed pointers, translated by Numba; nothing here allocates.
 
-simd          vector and register-tile types, and the few intrinsics the kernels need
+simd_types    vector and register-tile types;  simd: the few intrinsics on them;  simd_twins: the same in numpy
 tile_conv     the convolution micro-kernel: a tile of output pixels x channels held in registers
 dense_conv    dense convolution of one map
 hash_patch    quantise, project and code the channels of one patch; group them

@@ -1,9 +1,9 @@
 """A Numba target of our own: kernels become one relocatable object file for a named CPU.
 
 Numba's own CPU target optimises and assembles every function again inside each of its callers; with kernels nested
-seven deep that takes a minute. Here functions are only lowered and linked, and LLVM optimises the whole once. Nothing of
-the object refers to Python or to Numba's runtime, so it can be kept on disk, loaded without importing Numba, or made on one
-machine for another.
+seven deep that takes a minute. Here functions are only lowered and linked, and LLVM optimises the whole once. Nothing
+of the object refers to Python or to Numba's runtime, so it can be kept on disk, loaded without importing Numba, or made
+on one machine for another.
 
 The target has a typing context, a target context, a dispatcher and a code generator apart from Numba's "cpu", so that
 functions compiled for the host never leak in.
