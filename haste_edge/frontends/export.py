@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +78,7 @@ def _try_out(module: nn.Module, shapes: Sequence[Shape], batch: int) -> tuple[Te
 
 def _export(module: nn.Module, examples: tuple[Tensor, ...], dynamic: bool) -> ExportedProgram:
     """A functional program: in-place operators become ordinary ones, convolution and linear stay whole."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about its own internals
+    with _quiet():
         try:
             return _trace(module, examples, dynamic).run_decompositions({})
         except Exception as error:  # torch.export has no common base class
@@ -119,7 +122,24 @@ def _in_batches_of(module: nn.Module, batch: int) -> Reference:
     return run
 
 
-def _first_lines(error: Exception, most: int = 300) -> str:
-    """The start of an error message, on one line."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about its own internals, its log, and the graphs that it prints when it gives up."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _first_lines(error: Exception, most: int = 180) -> str:
+    """The first sentences of an error message, on one line, without torch's advice for its own debugging."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return (text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " ...").rstrip(".")
+    text = re.sub(r"For more information, run with \S+ ", "", text)
+    if len(text) > most:
+        whole, end, _ = text[:most].rpartition(". ")
+        text = whole if end else text[:most].rpartition(" ")[0] + " ..."
+    return text.rstrip(".")
