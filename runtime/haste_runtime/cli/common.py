@@ -14,7 +14,7 @@ from typing import Any
 
 from haste_runtime.errors import HasteError, LevelError
 
-LOG_SECONDS = 3.0
+LOG_SECONDS = 10.0
 INTERNAL_ERROR = 70  # as sysexits.h has it
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 EXIT_CODES = {
