@@ -103,3 +103,8 @@ def test_doctor_tells_the_main_things(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.run(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("numba:") for line in lines)
+
+
+def test_doctor_says_first_that_python_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (sys.version_info[0], sys.version_info[1] + 1))
+    assert "needs Python 3.10" in doctor.report()["advice"][0]
