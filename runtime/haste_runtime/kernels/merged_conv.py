@@ -43,28 +43,47 @@ def gather_planes(x, row_stride, channels, y0, y1, x0, x1, side, planes, plane):
 
 
 @kernel
+def sum_group(source, size, members, first, last, factor, target):
+    """target = factor * (the rows members[first .. last-1] of ``source``, each ``size`` floats, added in that order).
+
+    Six sums run at once, as one would wait for each addition before it could begin the next.
+    """
+    wide = size - size % (6 * W)
+    for i in range(0, wide, 6 * W):
+        row = at(source, members[first] * size + i)
+        a, b, c = vector_load(row, 0), vector_load(row, W), vector_load(row, 2 * W)
+        d, e, f = vector_load(row, 3 * W), vector_load(row, 4 * W), vector_load(row, 5 * W)
+        for k in range(first + 1, last):
+            row = at(source, members[k] * size + i)
+            a, b = vector_add(a, vector_load(row, 0)), vector_add(b, vector_load(row, W))
+            c, d = vector_add(c, vector_load(row, 2 * W)), vector_add(d, vector_load(row, 3 * W))
+            e, f = vector_add(e, vector_load(row, 4 * W)), vector_add(f, vector_load(row, 5 * W))
+        vector_store(target, i, vector_scale(a, factor))
+        vector_store(target, i + W, vector_scale(b, factor))
+        vector_store(target, i + 2 * W, vector_scale(c, factor))
+        vector_store(target, i + 3 * W, vector_scale(d, factor))
+        vector_store(target, i + 4 * W, vector_scale(e, factor))
+        vector_store(target, i + 5 * W, vector_scale(f, factor))
+    for i in range(wide, size, W):
+        total = vector_load(source, members[first] * size + i)
+        for k in range(first + 1, last):
+            total = vector_add(total, vector_load(source, members[k] * size + i))
+        vector_store(target, i, vector_scale(total, factor))
+
+
+@kernel
 def average_planes(planes, plane, channels, groups, start, members):
     """Plane channels + g = mean of group g's planes, added in channel order."""
     for g in range(groups):
-        target = at(planes, (channels + g) * plane)
         share = np.float32(1) / np.float32(start[g + 1] - start[g])
-        for i in range(0, plane, W):
-            total = vector_load(planes, members[start[g]] * plane + i)
-            for k in range(start[g] + 1, start[g + 1]):
-                total = vector_add(total, vector_load(planes, members[k] * plane + i))
-            vector_store(target, i, vector_scale(total, share))
+        sum_group(planes, plane, members, start[g], start[g + 1], share, at(planes, (channels + g) * plane))
 
 
 @kernel
 def sum_filters(packed, size, groups, start, members, filters):
     """filters[g] = sum of the group's packed filters of one block (``size`` floats each), added in channel order."""
     for g in range(groups):
-        target = at(filters, g * size)
-        for i in range(0, size, W):
-            total = vector_load(packed, members[start[g]] * size + i)
-            for k in range(start[g] + 1, start[g + 1]):
-                total = vector_add(total, vector_load(packed, members[k] * size + i))
-            vector_store(target, i, total)
+        sum_group(packed, size, members, start[g], start[g + 1], np.float32(1), at(filters, g * size))
 
 
 @kernel
