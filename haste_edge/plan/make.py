@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from haste_edge.plan.candidates import Candidate, find_candidates
 from haste_edge.plan.cost_model import FLOAT, CostModel
 from haste_edge.plan.ladder import Point
 from haste_edge.plan.measure import BITS, MEASURED_BITS, SPARSITY, Curve, Joint, Measurements, Progress
-from haste_edge.plan.reasons import dense_reason, merged_reason
+from haste_edge.plan.reasons import Aim, dense_reason, merged_reason
 from haste_edge.plan.restart import downstream
 from haste_edge.synthetic import pink_noise, white_noise
 from haste_edge.targets import Target
-from haste_runtime.flops import dense_flops
+from haste_runtime.flops import conv_geometries, dense_flops
 from haste_runtime.graph import Graph, Shape
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
@@ -65,14 +66,16 @@ def make_plan(
     merging = [c for c in candidates if c.patches]
     cost_model = CostModel(target, FLOAT * graph.parameters())
     if not merging:
-        return _assemble(candidates, {}, {}, [], objective, target)
+        return _assemble(candidates, {}, {}, [], cost_model, Aim(objective, target.name, False))
+    candidates = _affordable(graph, shapes, candidates)
+    merging = [c for c in candidates if c.patches]
     inputs = _inputs(graph, shapes, preprocessing, merging, pictures)
     measurements = Measurements(graph, shapes, candidates, inputs, cost_model, seed)
     curves: dict[str, list[Curve]] = {}
     for done, candidate in enumerate(merging):
         report(f"measuring {candidate.node}", done, len(merging) + levels)
         curves[candidate.node] = measurements.curves(candidate.node)
-    saving = _objective(objective, curves)
+    saving, hopeless = _saving(objective, curves)
     chosen = _choose_patches(curves, saving, levels)
     points = ladder.path(chosen, saving)
     steps = len(merging) + levels
@@ -83,7 +86,7 @@ def make_plan(
         lambda done: report("measuring levels", min(len(merging) + done, steps - 1), steps),
     )
     report("planned", steps, steps)
-    return _assemble(candidates, curves, chosen, found, objective, target)
+    return _assemble(candidates, curves, chosen, found, cost_model, Aim(objective, target.name, hopeless))
 
 
 def _check_request(graph: Graph, objective: str, levels: int, pictures: Tensor | None) -> None:
@@ -112,7 +115,8 @@ def _inputs(
     """Input name -> what to measure on: the user's pictures, or noise that looks like pictures."""
     if pictures is not None:
         return {graph.inputs[0].name: pictures.detach().to(torch.float32).contiguous()}
-    count = _picture_count(graph, shapes, merging)
+    fewest, most = PICTURES
+    count = max(fewest, min(most, int(WORK / max(_work(graph, shapes, merging), 1))))
     found = {}
     for index, value in enumerate(graph.inputs):
         if len(value.shape) == 3:
@@ -125,23 +129,30 @@ def _inputs(
     return found
 
 
-def _picture_count(graph: Graph, shapes: Mapping[str, Shape], merging: Sequence[Candidate]) -> int:
-    """As many pictures as `WORK` allows: every patch size of every layer runs all that comes after it."""
-    dense = {c.node: dense_flops(c.geometry) // 2 for c in find_candidates(graph, shapes, "flops")}
-    per_picture = 0
-    for candidate in merging:
-        after = sum(dense.get(node.name, 0) for node in downstream(graph, candidate.node, shapes).nodes)
-        per_picture += after * len(candidate.patches) * len(MEASURED_BITS)
-    fewest, most = PICTURES
-    return max(fewest, min(most, int(WORK / max(per_picture, 1))))
+def _affordable(graph: Graph, shapes: Mapping[str, Shape], candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """The candidates as they are, or for large networks each with one patch size only, the one nearest to 8."""
+    if PICTURES[0] * _work(graph, shapes, candidates) <= WORK:
+        return candidates
+    return tuple(replace(c, patches=tuple(sorted(c.patches, key=lambda m: abs(m - 8))[:1])) for c in candidates)
 
 
-def _objective(objective: str, curves: Mapping[str, Sequence[Curve]]) -> ladder.Saving:
-    """What a level saves. Where no layer would be quicker, time is hopeless, and the levels save FLOPs after all."""
+def _work(graph: Graph, shapes: Mapping[str, Shape], candidates: Sequence[Candidate]) -> int:
+    """Multiply-adds that measuring takes per picture: every patch size of every layer runs all that comes after it."""
+    macs = {name: dense_flops(geometry) // 2 for name, geometry in conv_geometries(graph, shapes).items()}
+    total = 0
+    for candidate in candidates:
+        if candidate.patches:
+            after = sum(macs.get(node.name, 0) for node in downstream(graph, candidate.node, shapes).nodes)
+            total += after * len(candidate.patches) * len(MEASURED_BITS)
+    return total
+
+
+def _saving(objective: str, curves: Mapping[str, Sequence[Curve]]) -> tuple[ladder.Saving, bool]:
+    """What a level saves, and whether time was asked for in vain: where no layer would be quicker, FLOPs are saved."""
     quicker = any(max(curve.seconds_saved) > 0 for options in curves.values() for curve in options)
     if objective == "time" and quicker:
-        return lambda curve: curve.seconds_saved
-    return lambda curve: curve.flops_saved
+        return lambda curve: curve.seconds_saved, False
+    return lambda curve: curve.flops_saved, objective == "time"
 
 
 def _choose_patches(curves: Mapping[str, Sequence[Curve]], saving: ladder.Saving, levels: int) -> dict[str, Curve]:
@@ -204,8 +215,8 @@ def _assemble(
     curves: Mapping[str, Sequence[Curve]],
     chosen: Mapping[str, Curve],
     ladder_points: Sequence[tuple[Point, Joint]],
-    objective: str,
-    target: Target,
+    cost_model: CostModel,
+    aim: Aim,
 ) -> tuple[Plan, dict[str, NDArray[np.int8]]]:
     """The plan of these levels, with only the layers as variants that some level merges."""
     bits: dict[str, dict[int, int]] = {}  # node -> level -> bits
@@ -220,9 +231,11 @@ def _assemble(
             curve, key = chosen[node], f"{node}.projection"
             variants = (Variant(curve.patch, BITS, SPARSITY, curve.seed, key),)
             projections[key] = curve.projection
-            reason = merged_reason(candidate, flops, curve, bits[node], [c.patch for c in curves[node]])
+            dense = (flops, cost_model.dense(candidate.geometry).seconds)
+            rivals = [c.patch for c in curves[node] if c.patch != curve.patch]
+            reason = merged_reason(candidate, dense, curve, bits[node], rivals, aim)
         elif candidate.patches:
-            reason = dense_reason(flops, chosen[node], objective, target.name)
+            reason = dense_reason(flops, chosen[node], aim)
         else:
             reason = candidate.reason
         layers.append(LayerPlan(node, variants, reason))
@@ -230,4 +243,4 @@ def _assemble(
     for point, joint in ladder_points:
         choices = {node: Choice(0, merge.bits) for node, merge in point.merges.items()}
         levels.append(Level(choices, joint.flops_reduction(bits), joint.flops_reduction_network))
-    return Plan(tuple(layers), tuple(levels), objective), projections
+    return Plan(tuple(layers), tuple(levels), aim.objective), projections
