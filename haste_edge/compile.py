@@ -272,7 +272,8 @@ def compare(wanted: Arrays, got: Arrays, tolerance: float, what: str) -> float:
 
 def _run_reference(loaded: LoadedModel, graph: Graph, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
     with torch.no_grad():
-        answer = loaded.reference(*(torch.from_numpy(inputs[value.name]) for value in graph.inputs))
+        # copies, as a model may write to its input
+        answer = loaded.reference(*(torch.from_numpy(inputs[value.name].copy()) for value in graph.inputs))
     outputs = {name: t.numpy() for name, t in zip(graph.outputs, _tensors(answer), strict=True)}
     for name, array in outputs.items():
         if not np.isfinite(array).all():

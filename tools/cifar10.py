@@ -30,7 +30,9 @@ def load(source: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 ``(N, 32, 32, 3)`` RGB and labels int64 ``(N,)`` of ``split`` ("train" or "test")."""
     source = Path(source)
     sheets, labels = (TRAIN, "train_lables.json") if split == "train" else (TEST, "test_lables.json")
-    images = [np.asarray(Image.open(io.BytesIO(_read(source, s))).convert("RGB")).reshape(-1, 32, 32, 3) for s in sheets]
+    images = [
+        np.asarray(Image.open(io.BytesIO(_read(source, s))).convert("RGB")).reshape(-1, 32, 32, 3) for s in sheets
+    ]
     y = np.asarray(json.loads(_read(source, labels)), dtype=np.int64)  # the package spells it so
     x = np.concatenate(images)
     if len(x) != len(y):

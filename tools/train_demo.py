@@ -112,8 +112,13 @@ def main() -> None:
                 for key, value in model.state_dict().items():
                     if value.is_floating_point():
                         averaged.setdefault(key, value.clone()).lerp_(value, 1 - EMA_DECAY)
-        line = {"epoch": epoch, "side": SIDES[epoch], "loss": round(total / steps_per_epoch, 4),
-                "test_top1_first_2000": top1(model, xt[:2000], yt[:2000]), "seconds": round(time.time() - started)}  # fmt: skip
+        line = {
+            "epoch": epoch,
+            "side": SIDES[epoch],
+            "loss": round(total / steps_per_epoch, 4),
+            "test_top1_first_2000": top1(model, xt[:2000], yt[:2000]),
+            "seconds": round(time.time() - started),
+        }
         print(json.dumps(line), flush=True)
         with (args.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")

@@ -1,0 +1,104 @@
+"""Machine code: what it refers to, that it is reproducible, and how it is kept on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from haste_runtime.kernels import compile as kernels
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"), reason="nothing is compiled with NUMBA_DISABLE_JIT"
+)
+OF_THE_SYSTEM = {"memset", "memcpy", "memmove", "sched_yield"}
+
+
+def small_object(**machine: str):
+    from numba import types
+
+    from haste_runtime.kernels import pool
+    from haste_runtime.kernels.codegen import Machine, compile_object, this_machine
+    from haste_runtime.kernels.simd_types import float_ptr, long_ptr
+
+    signature = types.void(long_ptr, float_ptr, types.int64, types.int64)
+    target = Machine(**machine) if machine else this_machine()
+    return compile_object({"pool": (pool.max_pool, signature)}, target, assembly=True)
+
+
+def test_the_same_kernel_gives_the_same_bytes() -> None:
+    first, second = small_object(), small_object()
+    assert first.code == second.code
+    assert first.code[:4] == b"\x7fELF"
+
+
+def test_objects_refer_to_nothing_of_python_or_numba() -> None:
+    made = small_object()
+    assert set(made.undefined) <= OF_THE_SYSTEM
+    assert not any(word in made.assembly for word in ("NRT_", "Py", "numba_"))
+
+
+def test_another_machine_can_be_compiled_for() -> None:
+    made = small_object(triple="aarch64-unknown-linux-gnu", cpu="cortex-a72", relocation="pic", code_model="default")
+    assert made.code[18:20] == b"\xb7\x00"  # e_machine: AArch64
+    assert "fcmgt" in made.assembly or "fmax" in made.assembly, "the maximum is not taken in vector registers"
+
+
+def test_kept_code_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.o"
+    kernels._keep(path, b"machine code")
+    assert kernels._read(path) == b"machine code"
+    assert list(tmp_path.iterdir()) == [path], "nothing temporary is left"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
+def test_damaged_code_is_not_run(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "kernels.o"
+    kernels._keep(path, bytes(range(200)))
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[17] ^= 1
+    path.write_bytes({"truncate": content[:-1], "empty": b""}.get(damage, content))
+    if damage == "missing":
+        path.unlink()
+    assert kernels._read(path) is None
+
+
+def test_compiled_once_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.CACHE_VARIABLE, str(tmp_path / "new" / "folder"))
+    compiled: list[str] = []
+    monkeypatch.setattr(kernels, "compile_frame", lambda progress: compiled.append("once") or b"code")
+    first, second = kernels._object(print), kernels._object(print)
+    assert first[0] == second[0] == b"code"
+    assert compiled == ["once"]
+    assert first[1].startswith("compiled, kept in ")
+    assert second[1].startswith("from ")
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where the folder should be fails for root too."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(kernels.CACHE_VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert kernels.cache_folder() == tmp_path / "cache" / "haste-edge"
+
+
+def test_without_any_folder_kernels_are_compiled_and_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "cache_folder", lambda: None)
+    monkeypatch.setattr(kernels, "compile_frame", lambda progress: b"code")
+    assert kernels._object(print) == (b"code", "compiled, not kept: no folder is writable")
+    assert kernels.CACHE_VARIABLE in caplog.text
+
+
+def test_the_name_depends_on_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "frame.py").write_text("a = 1")
+    monkeypatch.setattr(kernels.resources, "files", lambda package: tmp_path)
+    names = set()
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "frame.py").write_text(text)
+        kernels.digest.cache_clear()
+        names.add(kernels.digest())
+    kernels.digest.cache_clear()
+    assert len(names) == 2
