@@ -1,0 +1,56 @@
+"""Write a sample bundle of the current format version with the outputs it must give for ever.
+
+    python tools/freeze_bundle.py
+
+Makes tests/fixtures/bundle_vN/ and refuses where it exists: a frozen sample is never written again. A change of the
+format gets a new version, and its own sample beside the old ones (docs/bundle-format.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests")]
+
+from builders import alike_channels, bundle_for, random_network  # noqa: E402 - the path is set above
+
+from haste_runtime import Session  # noqa: E402
+from haste_runtime.bundle import FORMAT_VERSION, stored, write_bundle  # noqa: E402
+from haste_runtime.memory import arena_bytes  # noqa: E402
+
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+def freeze(folder: Path) -> None:
+    """net.haste: a network with every operator, half-precision weights, two patch sizes; samples.npz: x and outputs."""
+    graph = random_network(11)
+    draft = bundle_for(graph, [3, 8], 12, dtype="fp16")
+    classes = tuple(f"class {i}" for i in range(5))
+    bundle = stored(replace(draft, classes=classes, arena_bytes=arena_bytes(graph, draft.plan, 4)))
+    x = alike_channels(np.random.default_rng(0), (3, *graph.inputs[0].shape))
+    arrays = {"x": x}
+    with Session(bundle, "numpy", trace=True) as session:
+        for level in session.levels:
+            session.level = level.number
+            arrays[f"level {level.number}"] = session.run(x)
+            arrays |= {f"level {level.number} codes {name}": codes for name, codes in session.codes.items()}
+    folder.mkdir(parents=True)
+    write_bundle(folder / "net.haste", bundle)
+    np.savez_compressed(folder / "samples.npz", **arrays)
+
+
+def main() -> None:
+    folder = FIXTURES / f"bundle_v{FORMAT_VERSION}"
+    if folder.exists():
+        sys.exit(f"{folder.relative_to(ROOT)} exists, and a frozen sample stays as it is.")
+    freeze(folder)
+    print(f"Wrote {folder.relative_to(ROOT)}: {', '.join(sorted(p.name for p in folder.iterdir()))}.")
+
+
+if __name__ == "__main__":
+    main()
