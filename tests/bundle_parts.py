@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import GraphBuilder, bundle_for
+from files import write_anew
 
 from haste_runtime.bundle import Bundle, inspect_bundle, read_bundle, write_bundle
 from haste_runtime.bundle_container import seal
@@ -38,7 +39,7 @@ def small_bytes(folder: Path) -> bytes:
 def refused(path: Path, data: bytes | None = None) -> BundleFileError:
     """What every way of opening the file raises."""
     if data is not None:
-        path.write_bytes(data)
+        write_anew(path, data)
     with pytest.raises(BundleFileError) as caught:
         read_bundle(path)
     with pytest.raises(type(caught.value)):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import GraphBuilder, bundle_for, random_network
+from files import write_anew
 
 from haste_edge import evaluate
 from haste_edge.evaluate import DataError, Evaluation, LevelResult, read_pictures
@@ -149,11 +150,11 @@ def test_a_damaged_file_is_refused_or_read_never_more(tmp_path: Path) -> None:
     np.savez_compressed(path, x=np.zeros((2, 4, 4, 3), np.uint8), y=np.zeros(2, int))
     sound = path.read_bytes()
     for position in range(len(sound)):
-        path.write_bytes(sound[:position] + bytes([sound[position] ^ 0x15]) + sound[position + 1 :])
+        write_anew(path, sound[:position] + bytes([sound[position] ^ 0x15]) + sound[position + 1 :])
         with contextlib.suppress(DataError):
             assert read_pictures(path)[0].shape == (2, 4, 4, 3)
     for length in range(len(sound)):
-        path.write_bytes(sound[:length])
+        write_anew(path, sound[:length])
         with pytest.raises(DataError):
             read_pictures(path)
 

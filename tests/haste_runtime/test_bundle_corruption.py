@@ -25,6 +25,7 @@ from bundle_parts import (
     with_header_text,
     with_manifest,
 )
+from files import write_anew
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -131,7 +132,7 @@ def test_hostile_headers_take_little_memory(good: bytes, tmp_path: Path) -> None
         with_header_text(good, lambda text: "[" * len(text)),
     ]
     for data in hostile:
-        (tmp_path / "net.haste").write_bytes(data)
+        write_anew(tmp_path / "net.haste", data)
         tracemalloc.start()
         try:
             with pytest.raises(BundleFileError):
@@ -149,7 +150,7 @@ RANDOM = settings(max_examples=200, suppress_health_check=[HealthCheck.function_
 @RANDOM
 @given(data=st.binary(max_size=200), as_header=st.booleans())
 def test_garbage(tmp_path: Path, data: bytes, as_header: bool) -> None:
-    (tmp_path / "net.haste").write_bytes(framed(b"{" + data) if as_header else data)
+    write_anew(tmp_path / "net.haste", framed(b"{" + data) if as_header else data)
     with pytest.raises(BundleFileError):
         read_bundle(tmp_path / "net.haste")
 
@@ -160,7 +161,7 @@ def test_several_bytes_changed(good: bytes, tmp_path: Path, edits: list[tuple[in
     data = bytearray(good)
     for place, value in edits:
         data[place % len(data)] = value
-    (tmp_path / "net.haste").write_bytes(data)
+    write_anew(tmp_path / "net.haste", data)
     if bytes(data) == good:
         read_bundle(tmp_path / "net.haste")
     else:
@@ -196,7 +197,7 @@ def test_anything_anywhere_in_a_sealed_manifest(good: bytes, tmp_path: Path, pla
     tree, key = spots[place % len(spots)]
     tree[key] = value
     path = tmp_path / "net.haste"
-    path.write_bytes(put_together(header, {"haste": seal(manifest)}, data))
+    write_anew(path, put_together(header, {"haste": seal(manifest)}, data))
     try:
         read_bundle(path)
     except BundleFileError:
@@ -231,7 +232,7 @@ def test_whatever_is_accepted_the_library_accepts(
     header[tensor] = entry
     end = max(e["data_offsets"][1] for e in header.values())
     path = tmp_path / "net.haste"
-    path.write_bytes(put_together(header, {"haste": seal(manifest)}, (data + bytes(400))[: max(0, end + cut)]))
+    write_anew(path, put_together(header, {"haste": seal(manifest)}, (data + bytes(400))[: max(0, end + cut)]))
     try:
         with open_container(path) as container:
             ours = {name: container.read(name) for name in container.tensors}
