@@ -26,7 +26,7 @@ from haste_edge.plan.measure import (
     layer_seed,
 )
 from haste_edge.plan.restart import downstream
-from haste_edge.synthetic import pink_noise
+from haste_edge.synthetic import pictures as synthetic_pictures
 from haste_edge.targets import load_target
 from haste_runtime.flops import dense_flops
 from haste_runtime.graph import Graph
@@ -178,7 +178,7 @@ def test_explain_has_a_row_and_a_reason_for_every_convolution() -> None:
 
 def test_expected_savings_are_what_the_levels_do_on_the_pictures() -> None:
     """Counted again, with the pictures given: a plan's own numbers must be those of its own levels."""
-    graph, pictures = network(), pink_noise(4, (3, 16, 16), seed=9)
+    graph, pictures = network(), synthetic_pictures(4, (3, 16, 16), seed=9)
     plan, projections = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
     shapes = check_graph(graph)
     candidates = find_candidates(graph, shapes, "flops")
@@ -201,7 +201,7 @@ def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
     plan, _ = made("time", width=32)
     shapes = check_graph(network(width=32))
     candidates = {c.node: c for c in find_candidates(network(width=32), shapes, "time")}
-    inputs = {"x": pink_noise(4, (3, 16, 16))}
+    inputs = {"x": synthetic_pictures(4, (3, 16, 16))}
     model = CostModel(load_target("rpi4"), 4 * network(width=32).parameters())
     measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, 0)
     for layer in plan.layers:
@@ -257,7 +257,7 @@ def test_patch_sizes(out: tuple[int, int], flops: tuple[int, ...], time: tuple[i
 @pytest.mark.parametrize("name", ["stem", "a1", "a2", "short", "b2", "depth"])
 def test_restart_gives_what_the_whole_network_gives(name: str) -> None:
     graph, shapes = network(), check_graph(network())
-    x = pink_noise(2, (3, 16, 16), seed=1)
+    x = synthetic_pictures(2, (3, 16, 16), seed=1)
     whole = torch_graph.run(graph, {"x": x}, record=[node.name for node in graph.nodes] + ["x"])
     rest = downstream(graph, name, shapes)
     check_graph(rest)
@@ -288,7 +288,7 @@ def test_curve_of_one_layer_agrees_with_merging_it() -> None:
     graph, shapes = network(), check_graph(network())
     candidates = find_candidates(graph, shapes, "flops")
     model = CostModel(load_target("rpi4"), 0)
-    measured = Measurements(graph, shapes, candidates, {"x": pink_noise(3, (3, 16, 16))}, model, 0)
+    measured = Measurements(graph, shapes, candidates, {"x": synthetic_pictures(3, (3, 16, 16))}, model, 0)
     for curve in measured.curves("b2"):
         dense = dense_flops(measured.candidates["b2"].geometry)
         for bits in MEASURED_BITS:
