@@ -198,6 +198,12 @@ def run_step(step: Step, fast: bool, expression: str) -> tuple[bool, Counts]:
     return code == 0 or nothing_matched, read_counts(report)
 
 
+def used_seconds() -> float:
+    """Processor time of all commands that have ended: what a step costs, however busy the machine is."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test(only: list[str], fast: bool, expression: str) -> int:
     """Run the steps, all of them even if one fails; print a summary. 0 if all succeeded and a test ran, else 1."""
     prepare(MAIN, MAIN_INSTALLS)
@@ -208,15 +214,15 @@ def test(only: list[str], fast: bool, expression: str) -> int:
     rows = []
     for number, step in enumerate(steps, 1):
         say(f"\n[{number}/{len(steps)}] {step.name}: {step.what}")
-        started = time.monotonic()
+        started, used = time.monotonic(), used_seconds()
         good, counts = run_step(step, fast, expression)
-        rows.append((step, good, counts, time.monotonic() - started))
-    say("\nstep          result   seconds  passed  failed  skipped  what")
-    for step, good, counts, seconds in rows:
+        rows.append((step, good, counts, time.monotonic() - started, used_seconds() - used))
+    say("\nstep          result   seconds     CPU  passed  failed  skipped  what")
+    for step, good, counts, seconds, cpu in rows:
         numbers = "{:7d} {:7d} {:8d}".format(*counts) if step.markers else " " * 24
-        say(f"{step.name:12s}  {'ok' if good else 'FAILED':6s} {seconds:9.1f} {numbers}  {step.what}")
-    total = Counts(*(sum(column) for column in zip(*(counts for _, _, counts, _ in rows), strict=True)))
-    bad = [step.name for step, good, _, _ in rows if not good]
+        say(f"{step.name:12s}  {'ok' if good else 'FAILED':6s} {seconds:9.1f} {cpu:7.1f} {numbers}  {step.what}")
+    total = Counts(*(sum(column) for column in zip(*(counts for _, _, counts, *_ in rows), strict=True)))
+    bad = [step.name for step, good, *_ in rows if not good]
     if bad:
         say(f"\nFailed: {', '.join(bad)}. One alone: python3 tools/run.py test --only {bad[0]}")
     say(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
