@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def freeze(folder: Path) -> None:
     classes = tuple(f"class {i}" for i in range(5))
     bundle = stored(replace(draft, classes=classes, arena_bytes=arena_bytes(graph, draft.plan, 4)))
     x = alike_channels(np.random.default_rng(0), (3, *graph.inputs[0].shape))
-    arrays = {"x": x}
+    arrays: dict[str, Any] = {"x": x}
     with Session(bundle, "numpy", trace=True) as session:
         for level in session.levels:
             session.level = level.number

@@ -29,7 +29,7 @@ def test_frozen_outputs(folder: Path, backend: str) -> None:
         for level in session.levels:
             session.level = level.number
             y, expected = session.run(samples["x"]), samples[f"level {level.number}"]
-            # Codes of the last frame. Another BLAS may round an earlier layer differently, and flip one in a great many.
+            # Codes of the last frame. Another BLAS may round an earlier layer differently and flip one in very many.
             pairs = [(c, samples[f"level {level.number} codes {name}"]) for name, c in session.codes.items()]
             equal = [c == frozen for c, frozen in pairs]
             assert all(np.mean(e) > 0.98 for e in equal)

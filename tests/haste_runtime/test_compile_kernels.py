@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from haste_runtime.kernels import compile as kernels
 
 pytestmark = pytest.mark.skipif(
