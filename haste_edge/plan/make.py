@@ -55,7 +55,8 @@ def make_plan(
 
     To try:
         seed: of the projections. pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only
-        input, instead of synthetic ones. progress: called with (what is being done, steps done, steps in all).
+        input, instead of synthetic ones; 6 to 24 of them are used, picked evenly. progress: called with (what is being
+        done, steps done, steps in all).
 
     The same arguments give the same plan. A network that cannot merge gets level 0 alone, and reasons. Raises PlanError
     for wrong arguments.
@@ -113,11 +114,12 @@ def _inputs(
     merging: Sequence[Candidate],
     pictures: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Input name -> what to measure on: the user's pictures, or noise that looks like pictures."""
-    if pictures is not None:
-        return {graph.inputs[0].name: pictures.detach().to(torch.float32).contiguous()}
+    """Input name -> what to measure on: some of the user's pictures, or noise that looks like pictures."""
     fewest, most = PICTURES
     count = max(fewest, min(most, int(WORK / max(_work(graph, shapes, merging), 1))))
+    if pictures is not None:
+        evenly = torch.arange(min(count, len(pictures))) * len(pictures) // min(count, len(pictures))
+        return {graph.inputs[0].name: pictures.detach()[evenly].to(torch.float32).contiguous()}
     found = {}
     for index, value in enumerate(graph.inputs):
         if len(value.shape) == 3:

@@ -29,6 +29,7 @@ from haste_runtime.projection import draw
 BITS = 16  # L_max: rows of every projection; with more, hardly a channel finds another
 SPARSITY = 2 / 3
 MEASURED_BITS = (2, 4, 7, 10, 13, 16)  # where the outputs are compared; in between the logarithm is interpolated
+RUN_BYTES = 64 << 20  # largest value of a run with several numbers of bits at once
 LEAST = 1e-12  # distortions below this count as none
 
 Progress = Callable[[str, int, int], None]
@@ -161,24 +162,25 @@ class Measurements:
     def _distortions(
         self, node: Node, geometry: ConvGeometry, patch: int, codes: Tensor, rest: Graph
     ) -> tuple[float, ...]:
-        """All of `MEASURED_BITS` in one run of the rest of the network, one after the other along the batch."""
+        """Several of `MEASURED_BITS` in one run of the rest of the network, one after the other along the batch."""
         x = self.values[node.inputs[0]]
         weight, bias = self._constants(node)
-        outputs = torch.cat(
-            [
-                method.convolve_groups(x, method.prefix(codes, bits), weight, bias, geometry, patch)[0]
-                for bits in MEASURED_BITS
-            ]
-        )
-        again = {
-            value.name: self.values[value.name].repeat(len(MEASURED_BITS), *(1,) * len(value.shape))
-            for value in rest.inputs
-        }
-        run = torch_graph.run(rest, again, convolve={node.name: lambda _node, _x: outputs})
-        measured = []
-        for index in range(len(MEASURED_BITS)):
-            part = slice(index * self.frames, (index + 1) * self.frames)
-            measured.append(distortion({name: y[part] for name, y in run.outputs.items()}, self.exact))
+        largest = max(math.prod(self.shapes[n.name]) for n in rest.nodes)
+        together = max(1, RUN_BYTES // (4 * largest * self.frames))
+        measured: list[float] = []
+        for start in range(0, len(MEASURED_BITS), together):
+            some = MEASURED_BITS[start : start + together]
+            outputs = torch.cat(
+                [
+                    method.convolve_groups(x, method.prefix(codes, bits), weight, bias, geometry, patch)[0]
+                    for bits in some
+                ]
+            )
+            again = {v.name: self.values[v.name].repeat(len(some), *(1,) * len(v.shape)) for v in rest.inputs}
+            run = torch_graph.run(rest, again, convolve={node.name: _always(outputs)})
+            for index in range(len(some)):
+                part = slice(index * self.frames, (index + 1) * self.frames)
+                measured.append(distortion({name: y[part] for name, y in run.outputs.items()}, self.exact))
         return interpolate(measured)
 
     def joint(self, merges: Mapping[str, Merge]) -> Joint:
@@ -216,6 +218,11 @@ def _counts(codes: Tensor, geometry: ConvGeometry, patch: int) -> list[LayerCoun
         LayerCounts(kept[b].numel(), int(kept[b].sum()), int(merged[b].sum()), int((kept[b] * pixels).sum()))
         for b in range(1, BITS + 1)
     ]
+
+
+def _always(y: Tensor) -> torch_graph.Convolution:
+    """A convolution whose result is known already."""
+    return lambda node, x: y
 
 
 def interpolate(measured: list[float]) -> tuple[float, ...]:

@@ -197,6 +197,24 @@ def test_expected_savings_are_what_the_levels_do_on_the_pictures() -> None:
         assert joint.flops_reduction(variants) == pytest.approx(level.flops_reduction)
 
 
+def test_pictures_of_ones_own_are_picked_evenly() -> None:
+    graph, pictures = single(16, 8, side=6), torch.rand(100, 16, 6, 6)
+    plan, _ = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
+    evenly = pictures[torch.arange(24) * 100 // 24]
+    assert make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=evenly)[0] == plan
+
+
+def test_measuring_bit_by_bit_is_measuring_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large networks are run with fewer numbers of bits at a time, which changes nothing."""
+    graph, shapes = network(), check_graph(network())
+    candidates = find_candidates(graph, shapes, "flops")
+    model, inputs = CostModel(load_target("rpi4"), 0), {"x": synthetic_pictures(3, (3, 16, 16))}
+    measured = Measurements(graph, shapes, candidates, inputs, model, 0)
+    together = measured.curves("a2")[0].distortion
+    monkeypatch.setattr("haste_edge.plan.measure.RUN_BYTES", 1)
+    np.testing.assert_allclose(measured.curves("a2")[0].distortion, together, rtol=1e-4)
+
+
 def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
     plan, _ = made("time", width=32)
     shapes = check_graph(network(width=32))
