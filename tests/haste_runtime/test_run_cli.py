@@ -279,6 +279,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What runs in the background of a script inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -289,7 +291,10 @@ def test_ctrl_c_ends_with_130(folder: Path) -> None:
         while not process.stdout.readline().startswith("level"):  # the measurement has begun
             pass
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            assert process.wait(20) == 130
+        finally:
+            process.kill()  # or leaving this block would wait for all the frames
         assert process.stderr.read() == "Interrupted.\n"
 
 
