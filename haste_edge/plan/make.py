@@ -159,11 +159,16 @@ def _saving(objective: str, curves: Mapping[str, Sequence[Curve]]) -> tuple[ladd
 
 
 def _choose_patches(curves: Mapping[str, Sequence[Curve]], saving: ladder.Saving, levels: int) -> dict[str, Curve]:
-    """One patch size per layer: the best at the multipliers a ladder has on the patches that can save most."""
-    first = {node: max(options, key=lambda c: max(saving(c))) for node, options in curves.items()}
-    useful = [p for p in ladder.path(first, saving) if p.distortion <= MOST_DISTORTION]
-    multipliers = ladder.multipliers(useful, levels)
-    return {node: ladder.choose_patch(options, saving, multipliers) for node, options in curves.items()}
+    """One patch size per layer: the best at the multipliers that the levels have.
+
+    These follow from the path, and the path from the patches: start from those that can save most, and go round twice.
+    """
+    chosen = {node: max(options, key=lambda c: max(saving(c))) for node, options in curves.items()}
+    for _ in range(2):
+        useful = [p for p in ladder.path(chosen, saving) if p.distortion <= MOST_DISTORTION]
+        multipliers = ladder.multipliers(useful, levels)
+        chosen = {node: ladder.choose_patch(options, saving, multipliers) for node, options in curves.items()}
+    return chosen
 
 
 def _levels(
