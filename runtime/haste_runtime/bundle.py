@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from haste_runtime import bundle_errors as errors
 from haste_runtime import projection
-from haste_runtime.bundle_checks import check_bundle, check_network, check_plan, storage
+from haste_runtime.bundle_checks import (
+    check_bundle,
+    check_importance,
+    check_network,
+    check_plan,
+    is_constant,
+    storage,
+)
 from haste_runtime.bundle_container import (
     DTYPES,
     Container,
@@ -67,6 +74,7 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> None:
     check_bundle(bundle, name)
     tensors: dict[str, NDArray[Any]] = {key: bundle.graph.constants[key] for key in sorted(bundle.graph.constants)}
     tensors |= {key: projection.pack(bundle.projections[key]) for key in sorted(bundle.projections)}
+    tensors |= {key: bundle.importance[key] for key in sorted(bundle.importance)}
     kinds = storage(bundle, name)
     records = {key: TensorRecord(kinds[key], array.shape, sha256(array)) for key, array in tensors.items()}
     metadata = seal(encode(bundle, records))
@@ -118,9 +126,12 @@ def _read_tensors(container: Container, bundle: Bundle, records: Mapping[str, Te
         if sha256(tensors[name]) != record.sha256:
             raise errors.TensorChecksumError(f"{path} is damaged: tensor {name!r} does not match its checksum.")
     kinds = storage(bundle, path)
-    constants = {name: array for name, array in tensors.items() if kinds[name] != "U8"}
-    bundle = replace(bundle, graph=replace(bundle.graph, constants=constants))
-    needed = check_plan(bundle, check_network(bundle, path), path)
+    constants = {name: array for name, array in tensors.items() if is_constant(kinds[name])}
+    importance = {name: array for name, array in tensors.items() if kinds[name] == "U16"}
+    bundle = replace(bundle, graph=replace(bundle.graph, constants=constants), importance=importance)
+    shapes = check_network(bundle, path)
+    needed = check_plan(bundle, shapes, path)
+    check_importance(bundle, shapes, path)
     return replace(bundle, projections={name: _unpack(path, name, tensors[name], needed[name]) for name in needed})
 
 
@@ -151,10 +162,13 @@ def inspect_bundle(path: str | os.PathLike[str], verify: bool = False) -> dict[s
         if verify:
             bundle = _read_tensors(container, bundle, records)
         else:  # zeros of the right shape, which take no memory until they are written to
-            zeros = {key: np.zeros(r.shape, DTYPES[r.dtype]) for key, r in records.items() if r.dtype != "U8"}
-            bundle = replace(bundle, graph=replace(bundle.graph, constants=zeros))
+            zeros = {key: np.zeros(r.shape, DTYPES[r.dtype]) for key, r in records.items()}
+            constants = {key: array for key, array in zeros.items() if is_constant(records[key].dtype)}
+            importance = {key: array for key, array in zeros.items() if records[key].dtype == "U16"}
+            bundle = replace(bundle, graph=replace(bundle.graph, constants=constants), importance=importance)
         shapes = check_network(bundle, container.path)
         check_plan(bundle, shapes, container.path)
+        check_importance(bundle, shapes, container.path)
     graph, plan = bundle.graph, bundle.plan
     return {
         "path": os.fspath(path),
@@ -183,6 +197,7 @@ def inspect_bundle(path: str | os.PathLike[str], verify: bool = False) -> dict[s
                 "level": number,
                 "flops_reduction": level.flops_reduction,
                 "flops_reduction_network": level.flops_reduction_network,
+                "agreement": level.agreement,
                 "merged_layers": len(level.choices),
                 "choices": {node: asdict(choice) for node, choice in level.choices.items()},
             }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from haste_runtime import bundle_errors as errors
-from haste_runtime.bundle_manifest import MAX_BITS, STORAGE, Bundle
+from haste_runtime.bundle_manifest import MAX_BITS, MAX_BUDGET, STORAGE, Bundle
 from haste_runtime.errors import GraphError
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Shape
@@ -22,20 +22,28 @@ def check_bundle(bundle: Bundle, path: str) -> None:
     """All checks below; ``path`` is for the messages. Raises what they raise."""
     shapes = check_network(bundle, path)
     check_projections(bundle, check_plan(bundle, shapes, path), path)
+    check_importance(bundle, shapes, path)
 
 
 def storage(bundle: Bundle, path: str) -> dict[str, str]:
-    """How each tensor is stored: name -> "F32", "F16" or "U8". Weights as `Bundle.dtype` says, projections packed.
+    """How each tensor is stored: name -> "F32", "F16", "U8" or "U16". Weights as `Bundle.dtype` says, projections
+    packed as U8, importance as U16.
 
-    Raises PlanError where a constant and a projection have the same name.
+    Raises PlanError where tensors of different kinds have the same name.
     """
     weights = {node.constants["weight"] for node in bundle.graph.nodes if "weight" in node.constants}
     constants = {key for node in bundle.graph.nodes for key in node.constants.values()}
     projections = {variant.projection for layer in bundle.plan.layers for variant in layer.variants}
-    for name in sorted(constants & projections):
-        raise errors.PlanError(f"{path}: {name!r} names a constant and a projection.")
+    importance = {v.importance for layer in bundle.plan.layers for v in layer.variants if v.importance}
+    for name in sorted((constants & projections) | (constants & importance) | (projections & importance)):
+        raise errors.PlanError(f"{path}: {name!r} names two of a constant, a projection and an importance.")
     kinds = {key: STORAGE[bundle.dtype] if key in weights else "F32" for key in constants}
-    return kinds | dict.fromkeys(projections, "U8")
+    return kinds | dict.fromkeys(projections, "U8") | dict.fromkeys(importance, "U16")
+
+
+def is_constant(kind: str) -> bool:
+    """Whether a tensor stored as ``kind`` is a constant of the graph."""
+    return kind not in ("U8", "U16")
 
 
 def check_network(bundle: Bundle, path: str) -> dict[str, Shape]:
@@ -49,14 +57,14 @@ def check_network(bundle: Bundle, path: str) -> dict[str, Shape]:
             raise errors.UnsupportedError(f"{path}: node {node.name!r} needs the operator {node.op!r}, unknown here.")
     kinds = storage(bundle, path)
     for key, constant in bundle.graph.constants.items():
-        if kinds.get(key, "U8") == "U8":
+        if not is_constant(kinds.get(key, "U8")):
             raise errors.ExtraTensorError(f"{path}: no node uses the constant {key!r}.")
         if constant.dtype != (np.float16 if kinds[key] == "F16" else np.float32):
             raise errors.TensorTypeError(f"{path}: constant {key!r} is {constant.dtype}, not {kinds[key]}.")
         if not np.isfinite(constant).all():
             raise errors.NonFiniteError(f"{path}: constant {key!r} holds NaN or infinity.")
     for key in sorted(kinds):
-        if kinds[key] != "U8" and key not in bundle.graph.constants:
+        if is_constant(kinds[key]) and key not in bundle.graph.constants:
             raise errors.MissingTensorError(f"{path}: constant {key!r}, which a node uses, is missing.")
     try:
         shapes = check_graph(bundle.graph)
@@ -115,6 +123,10 @@ def _check_variant(layer: LayerPlan, variant: Variant, path: str) -> None:
         raise errors.PlanError(f"{path}: {layer.node!r} has tiles of {variant.patch} pixels and {variant.bits} bits.")
     if not 0 <= variant.sparsity < 1:
         raise errors.PlanError(f"{path}: {layer.node!r} has a sparsity of {variant.sparsity}, not in [0, 1).")
+    if (variant.policy == "budget") != bool(variant.importance):
+        raise errors.PlanError(
+            f"{path}: {layer.node!r} merges by the policy {variant.policy!r}, with importance {variant.importance!r}."
+        )
 
 
 def check_projections(bundle: Bundle, needed: Mapping[str, tuple[int, int]], path: str) -> None:
@@ -132,6 +144,25 @@ def check_projections(bundle: Bundle, needed: Mapping[str, tuple[int, int]], pat
             raise errors.ProjectionError(f"{path}: projection {name!r} has shape {matrix.shape}; {shape} is needed.")
         if matrix.dtype != np.int8 or not np.isin(matrix, (-1, 0, 1)).all() or not matrix.any(1).all():
             raise errors.ProjectionError(f"{path}: projection {name!r} is not ternary, or has a row of zeros.")
+
+
+def check_importance(bundle: Bundle, shapes: Mapping[str, Shape], path: str) -> None:
+    """Check that exactly the needed importance is there, uint16, one number for each channel that the layer reads.
+
+    Raises MissingTensorError, ExtraTensorError or TensorShapeError.
+    """
+    used = {v.importance: layer.node for layer in bundle.plan.layers for v in layer.variants if v.importance}
+    for name in sorted(set(bundle.importance) - set(used)):
+        raise errors.ExtraTensorError(f"{path}: no layer uses the importance {name!r}.")
+    for name, node in used.items():
+        array = bundle.importance.get(name)
+        if array is None:
+            raise errors.MissingTensorError(f"{path}: importance {name!r}, which a layer uses, is missing.")
+        channels = shapes[bundle.graph.node(node).inputs[0]][0]
+        if array.dtype != np.uint16 or array.shape != (channels,):
+            raise errors.TensorShapeError(
+                f"{path}: importance {name!r} is {array.dtype} {list(array.shape)}; {channels} uint16 are needed."
+            )
 
 
 def _check_ladder(bundle: Bundle, path: str) -> None:
@@ -158,3 +189,7 @@ def _check_ladder(bundle: Bundle, path: str) -> None:
                 raise errors.PlanError(
                     f"{path}: level {number} uses {choice.bits} bits of {node!r}, which has 1 to {most}."
                 )
+            if not 0 <= choice.budget <= MAX_BUDGET:
+                raise errors.PlanError(f"{path}: level {number} gives {node!r} an error budget of {choice.budget}.")
+        if level.agreement is not None and not 0 <= level.agreement <= 100:
+            raise errors.PlanError(f"{path}: level {number} claims to agree with level 0 in {level.agreement} %.")

@@ -33,7 +33,12 @@ MAX_FILE = 2**31  # bytes; offsets then fit 32 bits with a sign
 MAX_HEADER = 2**22  # bytes; a few hundred layers need a tenth of it
 MAX_NAME = 512  # characters of a tensor's name
 MAX_DEPTH = 12  # of arrays and objects in each other
-DTYPES: Mapping[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
+DTYPES: Mapping[str, Any] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "U8": np.dtype("u1"),
+    "U16": np.dtype("<u2"),
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 
-FORMAT_VERSION = 1  # what is written
+FORMAT_VERSION = 2  # what is written
 OLDEST_VERSION = 1  # what is still read
 STORAGE = {"fp32": "F32", "fp16": "F16"}  # of weights; all other constants are F32
 MAX_BITS = 31  # of a code, which is an int32
 MAX_PATCH = 2**16 - 1
 MAX_TEXT = 4096
 MAX_SEED = 2**64 - 1
+MAX_BUDGET = 1e6
 MAX_ARENA = 2**40
 
 
@@ -31,7 +32,8 @@ class Bundle:
     """A compiled network.
 
     dtype: how weights are stored, "fp32" or "fp16". arena_bytes: scratch memory that a frame needs.
-    projections: by the key in `Variant.projection`, int8 (bits, n * n) of -1, 0, +1.
+    projections: by the key in `Variant.projection`, int8 (bits, n * n) of -1, 0, +1. importance: by the key in
+    `Variant.importance`, uint16 (C,), how much an error of each channel weighs.
     """
 
     graph: Graph
@@ -44,6 +46,7 @@ class Bundle:
     made_by: str
     projections: Mapping[str, NDArray[np.int8]]
     format_version: int = FORMAT_VERSION
+    importance: Mapping[str, NDArray[np.uint16]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def encode(bundle: Bundle, tensors: Mapping[str, TensorRecord]) -> dict[str, Any
             {
                 "flops_reduction": level.flops_reduction,
                 "flops_reduction_network": level.flops_reduction_network,
+                "agreement": level.agreement,
                 "choices": {node: asdict(choice) for node, choice in level.choices.items()},
             }
             for level in bundle.plan.levels
@@ -234,7 +238,7 @@ def decode(manifest: Mapping[str, Any], path: str) -> tuple[Bundle, dict[str, Te
     }
     bundle = Bundle(
         graph=_decode_graph(top.object("graph", "inputs outputs nodes")),
-        plan=_decode_plan(top),
+        plan=_decode_plan(top, version),
         preprocessing=_decode_preprocessing(top.object("preprocessing", "mean std scale layout colour")),
         classes=top.texts("classes"),
         target=top.text("target"),
@@ -294,30 +298,33 @@ def _decode_attribute(fields: Fields, key: str) -> int | float | str | tuple[int
     return fields.number(key)
 
 
-def _decode_plan(top: Fields) -> Plan:
+def _decode_plan(top: Fields, version: int) -> Plan:
+    """Version 1 knew neither budgets nor agreement: what it lacks has the default."""
     plan = top.object("plan", "objective layers")
+    new = version > 1
+    variant_keys = "patch bits sparsity seed projection policy" + " importance" * new
+    level_keys = "choices flops_reduction flops_reduction_network" + " agreement" * new
     layers = [
         LayerPlan(
             node=layer.name("node"),
-            variants=tuple(
-                map(_decode_variant, layer.objects("variants", "patch bits sparsity seed projection policy"))
-            ),
+            variants=tuple(_decode_variant(variant, new) for variant in layer.objects("variants", variant_keys)),
             reason=layer.text("reason"),
         )
         for layer in plan.objects("layers", "node reason variants")
     ]
     levels = [
         Level(
-            choices=_decode_choices(level.object("choices")),
+            choices=_decode_choices(level.object("choices"), new),
             flops_reduction=level.number("flops_reduction"),
             flops_reduction_network=level.number("flops_reduction_network"),
+            agreement=level.number("agreement") if new and level.value["agreement"] is not None else None,
         )
-        for level in top.objects("ladder", "choices flops_reduction flops_reduction_network")
+        for level in top.objects("ladder", level_keys)
     ]
     return Plan(tuple(layers), tuple(levels), plan.text("objective"))
 
 
-def _decode_variant(fields: Fields) -> Variant:
+def _decode_variant(fields: Fields, new: bool) -> Variant:
     return Variant(
         patch=fields.integer("patch", 1, MAX_PATCH),
         bits=fields.integer("bits", 1, MAX_BITS),
@@ -325,11 +332,16 @@ def _decode_variant(fields: Fields) -> Variant:
         seed=fields.integer("seed", 0, MAX_SEED),
         projection=fields.name("projection"),
         policy=fields.name("policy"),
+        importance=fields.text("importance") if new else "",
     )
 
 
-def _decode_choices(fields: Fields) -> dict[str, Choice]:
+def _decode_choices(fields: Fields, new: bool) -> dict[str, Choice]:
     return {
-        node: Choice(choice.integer("variant", 0, 2**16 - 1), choice.integer("bits", 1, MAX_BITS))
-        for node, choice in fields.members("variant bits").items()
+        node: Choice(
+            variant=choice.integer("variant", 0, 2**16 - 1),
+            bits=choice.integer("bits", 1, MAX_BITS),
+            budget=choice.number("budget") if new else 0.0,
+        )
+        for node, choice in fields.members("variant bits" + " budget" * new).items()
     }

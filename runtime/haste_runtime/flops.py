@@ -8,7 +8,7 @@ comparison, and a dead patch is charged for quantising and hashing like any othe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,19 @@ class LayerCounts:
     """What merging did to one layer: sums over its patches (and, added up, over frames).
 
     patches: how many. kept: groups K_p. merged: channels in groups of two or more. kept_pixels: K_p times the real
-    output pixels of the patch's tile.
+    output pixels of the patch's tile. compared, verified: pairs of codes, and of quantised channels, that were compared
+    (policy "budget").
     """
 
-    patches: int
-    kept: int
-    merged: int
-    kept_pixels: int
+    patches: int = 0
+    kept: int = 0
+    merged: int = 0
+    kept_pixels: int = 0
+    compared: int = 0
+    verified: int = 0
 
     def __add__(self, other: LayerCounts) -> LayerCounts:
-        return LayerCounts(
-            self.patches + other.patches,
-            self.kept + other.kept,
-            self.merged + other.merged,
-            self.kept_pixels + other.kept_pixels,
-        )
+        return LayerCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def dense_flops(geometry: ConvGeometry) -> int:
@@ -54,22 +52,28 @@ def linear_flops(features_in: int, features_out: int) -> int:
 
 
 def merged_flops(
-    geometry: ConvGeometry, variant_patch: int, projection_nonzeros: int, bits: int, counts: LayerCounts
+    geometry: ConvGeometry, patch: int, nonzeros: int, bits: int, counts: LayerCounts, policy: str = "mean"
 ) -> int:
     """The merged convolution as it was executed.
 
-    variant_patch: tile side m. projection_nonzeros: non-zero entries in the ``bits`` rows in use. For several frames
-    give the sum of their counts.
+    patch: tile side m. nonzeros: non-zero entries in the ``bits`` rows in use. For several frames give the sum of their
+    counts. Two codes are compared by three operations, two quantised channels by a product and five more. Scaled
+    policies multiply where the paper's only adds, and find the scales: of a group's sum and its products with the
+    channels, or of the products that were verified.
     """
     channels, filters = geometry.channels_in, geometry.channels_out
     taps = geometry.kernel[0] * geometry.kernel[1]
-    d = geometry.patch_side(variant_patch) ** 2
+    d = geometry.patch_side(patch) ** 2
     quantising = counts.patches * 2 * channels * d  # one comparison for the largest |x|, one multiplication by 127 / a
-    hashing = counts.patches * (channels * projection_nonzeros + channels * bits)  # centring costs C per bit
-    merging_inputs = counts.merged * d
-    merging_filters = counts.merged * filters * taps
-    reduced_convolution = 2 * filters * taps * counts.kept_pixels
-    return quantising + hashing + merging_inputs + merging_filters + reduced_convolution
+    hashing = counts.patches * (channels * nonzeros + channels * bits)  # centring costs C per bit
+    deciding = {
+        "mean": 0,
+        "scaled": counts.merged * (d + 2 * d + 2 * d + 2),
+        "budget": counts.patches * channels * (2 * d + 3) + counts.compared * 3 + counts.verified * (2 * d + 5),
+    }[policy]
+    multiplied = 1 if policy == "mean" else 2
+    merging = multiplied * counts.merged * (d + filters * taps)
+    return quantising + hashing + deciding + merging + 2 * filters * taps * counts.kept_pixels
 
 
 def reduction(executed: int, dense: int) -> float:
@@ -133,7 +137,7 @@ class NetworkFlops:
         choice = self.plan.levels[level].choices[node]
         variant = self._variants[node][choice.variant]
         nonzeros = int(self._nonzeros[variant.projection][choice.bits - 1])
-        return merged_flops(self.geometries[node], variant.patch, nonzeros, choice.bits, counts)
+        return merged_flops(self.geometries[node], variant.patch, nonzeros, choice.bits, counts, variant.policy)
 
     def totals(self, level: int, counts: Mapping[str, LayerCounts]) -> Totals:
         """Of one frame at a level. counts: for each layer merged at that level; the others ran dense."""

@@ -1,11 +1,16 @@
 """The merged convolution: per patch, channels that look alike are convolved once (design: the method, section 1).
 
-    sum over c of F_c * x_c   ~   sum over groups g of (sum of F_c in g) * (mean of x_c in g)
+    sum over c of F_c * x_c   ~   sum over groups g of (sum of s_c F_c in g) * plane_g
+    plane_g = (sum of s_c x_c in g) / (sum of s_c^2 in g)
 
-This is the readable definition; the compiled kernels do the same in the same order.
+With scales of 1, as in the paper, the plane is the group's mean. Which channels form a group, and their scales, is the
+policy's business (`haste_runtime.grouping`). This is the readable definition; the compiled kernels do the same in the
+same order.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,7 +18,8 @@ from numpy.typing import NDArray
 
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
-from haste_runtime.hashing import DEAD_CODE, codes, groups, quantise
+from haste_runtime.grouping import DROPPED, Grouping, by_mean, by_scale, within_budget
+from haste_runtime.hashing import DEAD_CODE, codes, quantise
 from haste_runtime.reference_ops import Array, add_bias, convolve, output_channels_last
 
 
@@ -29,68 +35,97 @@ def gather(x: Array, geometry: ConvGeometry, m: int) -> Array:
     return np.ascontiguousarray(windows.transpose(1, 2, 0, 3, 4)).reshape(rows * columns, len(x), n, n)
 
 
-def merge(patch: Array, weight: Array, labels: NDArray[np.int32]) -> tuple[Array, Array, int]:
-    """A patch (C, n, n) and filters (O, C, K, K), by the labels of the channels -> (K_p, n, n), (O, K_p, K, K), merged.
+class Rule(NamedTuple):
+    """How a layer merges at some level.
+
+    patch: tile side m. projection: ternary (L, n * n). bits: how many of its rows to use. policy: one of
+    `haste_runtime.plan.POLICIES`. importance: uint16 (C,) and budget, for the policy "budget".
+    """
+
+    patch: int
+    projection: NDArray[np.int8]
+    bits: int
+    policy: str = "mean"
+    importance: NDArray[np.uint16] | None = None
+    budget: float = 0.0
+
+
+class Merged(NamedTuple):
+    """output: (O, H', W') with bias, without residual and activation. codes, leaders: int32 (P, C), -1 on dead patches;
+    leaders are -1 for dropped channels, too (`haste_runtime.grouping`)."""
+
+    output: Array
+    counts: LayerCounts
+    codes: NDArray[np.int32]
+    leaders: NDArray[np.int32]
+
+
+def group(q: NDArray[np.int8], codes: NDArray[np.int32], rule: Rule) -> Grouping:
+    """The groups of one live patch (C, d) by the rule's policy."""
+    if rule.policy == "mean":
+        return by_mean(codes)
+    if rule.policy == "scaled":
+        return by_scale(q, codes)
+    assert rule.importance is not None  # the bundle's checks have seen to it
+    return within_budget(q, codes, rule.importance, rule.budget, rule.patch * rule.patch)
+
+
+def merge(patch: Array, weight: Array, grouping: Grouping) -> tuple[Array, Array, int]:
+    """A patch (C, n, n) and filters (O, C, K, K) by its groups -> (K_p, n, n), (O, K_p, K, K), merged.
 
     First come the channels that are alone, untouched and in channel order; then the groups of two or more, by first
-    member: the mean of their channels, and the sum of their filters. ``merged`` counts the channels in these groups.
+    member. ``merged`` counts the channels in these groups. Dropped channels are in none.
     """
-    sizes = np.bincount(labels)
-    alone = np.flatnonzero(sizes[labels] == 1)
-    if len(alone) == len(labels):
+    leaders, scales = grouping.leaders, grouping.scales
+    sizes = np.bincount(leaders[leaders != DROPPED], minlength=len(leaders))  # by leader
+    alone = np.flatnonzero(sizes == 1)
+    members = [np.flatnonzero(leaders == leader) for leader in np.flatnonzero(sizes > 1)]
+    if len(alone) == len(leaders):
         return patch, weight, 0
-    members = [np.flatnonzero(labels == group) for group in np.flatnonzero(sizes > 1)]
-    channels = _sums(patch, alone, members)
+    channels = _sums(patch, scales, alone, members)
     for channel, group in zip(channels[len(alone) :], members, strict=True):
-        channel *= np.float32(1) / np.float32(len(group))
-    filters = _sums(output_channels_last(weight).transpose(1, 2, 3, 0), alone, members).transpose(3, 0, 1, 2)
-    return channels, filters, len(labels) - len(alone)
+        squares = np.float32(0)
+        for scale in scales[group]:
+            squares += scale * scale
+        channel *= np.float32(1) / squares if squares > 0 else np.float32(0)
+    filters = _sums(output_channels_last(weight).transpose(1, 2, 3, 0), scales, alone, members)
+    return channels, filters.transpose(3, 0, 1, 2), sum(map(len, members))
 
 
-def _sums(rows: Array, alone: NDArray[np.intp], members: list[NDArray[np.intp]]) -> Array:
-    """The rows that are alone, then for each group the sum of its rows, added in order."""
+def _sums(rows: Array, scales: NDArray[np.float32], alone: NDArray[np.intp], members: list[NDArray[np.intp]]) -> Array:
+    """The rows that are alone, then for each group the sum of its rows times their scales, added in order."""
     sums = np.empty((len(alone) + len(members), *rows.shape[1:]), np.float32)
     sums[: len(alone)] = rows[alone]
     for row, group in zip(sums[len(alone) :], members, strict=True):
-        np.add.reduce(rows[group], axis=0, out=row)
+        np.add.reduce(rows[group] * scales[group].reshape(-1, *[1] * (rows.ndim - 1)), axis=0, out=row)
     return sums
 
 
-def merged_conv(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    geometry: ConvGeometry,
-    patch: int,
-    projection: NDArray[np.int8],
-    bits: int,
-) -> tuple[Array, LayerCounts, NDArray[np.int32]]:
-    """Convolve a map (C, H, W) with merged channels.
-
-    patch: tile side m. projection: ternary (L, n * n). bits: how many of its rows to use.
-    Returns the output (O, H', W') with bias but without residual and activation, what was merged, and the codes (P, C),
-    which are -1 on dead patches. Those have no groups, so their output is the bias.
-    """
-    patches = gather(x, geometry, patch)
+def merged_conv(x: Array, weight: Array, bias: Array | None, geometry: ConvGeometry, rule: Rule) -> Merged:
+    """Convolve a map (C, H, W) with merged channels. A dead patch has no groups, so its output is the bias."""
+    patches = gather(x, geometry, rule.patch)
     q, live = quantise(patches.reshape(*patches.shape[:2], -1))
-    all_codes = codes(q, projection, bits)
+    all_codes = codes(q, rule.projection, rule.bits)
     all_codes[~live] = DEAD_CODE
+    leaders = np.full_like(all_codes, DROPPED)
     y = np.zeros(geometry.output_shape, np.float32)
-    kept = merged = kept_pixels = 0
-    for p, tile in enumerate(geometry.tiles(patch)):
+    counts = LayerCounts(len(patches))
+    for p, tile in enumerate(geometry.tiles(rule.patch)):
         if not live[p]:
             continue
-        channels, filters, in_groups = merge(patches[p], weight, groups(all_codes[p]))
-        top, left = tile.ty * patch, tile.tx * patch
-        y[:, top : top + tile.height, left : left + tile.width] = convolve(
-            channels,
-            filters,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=1,
-            out=(tile.height, tile.width),
-        )
-        kept += len(channels)
-        merged += in_groups
-        kept_pixels += len(channels) * tile.height * tile.width
-    return add_bias(y, bias), LayerCounts(len(patches), kept, merged, kept_pixels), all_codes
+        grouping = group(q[p], all_codes[p], rule)
+        leaders[p] = grouping.leaders
+        channels, filters, merged = merge(patches[p], weight, grouping)
+        top, left = tile.ty * rule.patch, tile.tx * rule.patch
+        if len(channels):
+            y[:, top : top + tile.height, left : left + tile.width] = convolve(
+                channels,
+                filters,
+                stride=geometry.stride,
+                dilation=geometry.dilation,
+                groups=1,
+                out=(tile.height, tile.width),
+            )
+        kept_pixels = len(channels) * tile.height * tile.width
+        counts += LayerCounts(0, len(channels), merged, kept_pixels, grouping.compared, grouping.verified)
+    return Merged(add_bias(y, bias), counts, all_codes, leaders)

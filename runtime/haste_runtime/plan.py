@@ -1,8 +1,9 @@
 """What may be compressed and how: per convolution its frozen projections, and the ladder of levels.
 
-A *variant* is one way to merge a layer: a patch size and the frozen ternary matrix that goes with it. A *level* picks
-for each layer a variant and how many bits (rows) of its matrix to use, or leaves the layer dense. Level 0 is dense
-everywhere. Codes nest: fewer bits of the same matrix merge more channels (design: the method, section 1).
+A *variant* is one way to merge a layer: a policy, a patch size and the frozen ternary matrix that goes with it. A
+*level* picks for each layer a variant and how many bits (rows) of its matrix to use, for the policy "budget" also how
+large an error it may make, or leaves the layer dense. Level 0 is dense everywhere. Codes nest: fewer bits of the same
+matrix merge more channels (design: the method, section 1).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-POLICIES = ("mean",)  # how a group is represented; "mean" is the paper's
+POLICIES = ("mean", "scaled", "budget")  # who forms a group, and what stands for it: `haste_runtime.grouping`
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Variant:
     """patch: output tile side m. bits: rows L_max of the projection. sparsity: share of zero entries asked for.
 
     seed: what `haste_runtime.projection.draw` was called with. projection: key of the packed matrix in the bundle.
+    importance: key of the channels' weights, uint16 (C,), for the policy "budget"; empty for others.
     """
 
     patch: int
@@ -26,6 +28,7 @@ class Variant:
     seed: int
     projection: str
     policy: str = "mean"
+    importance: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer at a level: index into its variants, and bits in use (1..variant.bits)."""
+    """A layer at a level: index into its variants, bits in use (1..variant.bits), and the error budget, as a share of
+    a patch's weighted energy (0 for policies without one)."""
 
     variant: int
     bits: int
+    budget: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,13 @@ class Level:
     """choices: node name -> Choice; layers not named are dense. Percentages are expected values from compile time.
 
     flops_reduction counts the layers that may merge, flops_reduction_network all convolutions and linear layers
-    (`haste_runtime.flops`).
+    (`haste_runtime.flops`). agreement: frames with the same largest output as at level 0; None where nobody measured.
     """
 
     choices: Mapping[str, Choice]
     flops_reduction: float
     flops_reduction_network: float
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)

@@ -318,9 +318,18 @@ class Session:
     @property
     def codes(self) -> dict[str, NDArray[np.int32]]:
         """The codes of the last frame's merged layers: (patches, channels) each, -1 on dead patches. With ``trace``."""
+        return self._traced().codes()
+
+    @property
+    def groups(self) -> dict[str, NDArray[np.int32]]:
+        """Of the same layers, per patch and channel the first channel of its group, -1 where it was dropped and
+        throughout on dead patches. With ``trace``."""
+        return self._traced().groups()
+
+    def _traced(self) -> Backend:
         if not self._trace:
             raise HasteError("This session keeps no codes.", "Open it with Session(..., trace=True).")
-        return self._running().codes()
+        return self._running()
 
     # --- closing -----------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Backend(Protocol):
     def codes(self) -> dict[str, NDArray[np.int32]]:
         """With ``trace``: for the same layers the codes (patches, C), -1 throughout on dead patches."""
 
+    def groups(self) -> dict[str, NDArray[np.int32]]:
+        """With ``trace``: the leader of each channel's group, in the same form (`haste_runtime.grouping`)."""
+
     def close(self) -> None:
         """End threads and let go of the weights; nothing runs after that."""
 

@@ -14,7 +14,7 @@ from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Node
-from haste_runtime.merge import merged_conv
+from haste_runtime.merge import Rule, merged_conv
 from haste_runtime.plan import Choice
 from haste_runtime.reference_ops import FUNCTIONS, Array, add_residual, output_channels_last
 
@@ -26,7 +26,8 @@ class NumpyBackend:
     name = "numpy"
 
     def __init__(self, bundle: Bundle, threads: int = 1, trace: bool = False) -> None:
-        self._graph, self._plan, self._projections = bundle.graph, bundle.plan, bundle.projections
+        self._graph, self._plan = bundle.graph, bundle.plan
+        self._projections, self._importance = bundle.projections, bundle.importance
         self._trace = trace
         self._constants = {
             node.name: {role: self._prepare(node, role) for role in node.constants} for node in self._graph.nodes
@@ -35,11 +36,12 @@ class NumpyBackend:
         self._last_use = {name: node.name for node in self._graph.nodes for name in node.inputs}
         self._counts: dict[str, LayerCounts] = {}
         self._codes: dict[str, NDArray[np.int32]] = {}
+        self._groups: dict[str, NDArray[np.int32]] = {}
 
     def run(self, frames: Mapping[str, Array], level: int) -> dict[str, Array]:
         """One frame; ``level`` must be one of the plan's."""
         choices = self._plan.levels[level].choices
-        self._counts, self._codes = {}, {}
+        self._counts, self._codes, self._groups = {}, {}, {}
         values: dict[str, Array] = dict(frames)
         for node in self._graph.nodes:
             inputs = [values[name] for name in node.inputs]
@@ -58,24 +60,28 @@ class NumpyBackend:
     def codes(self) -> dict[str, NDArray[np.int32]]:
         return dict(self._codes)
 
+    def groups(self) -> dict[str, NDArray[np.int32]]:
+        return dict(self._groups)
+
     def close(self) -> None:
         self._constants = {}
 
     def _merged(self, node: Node, choice: Choice, x: Array, residual: Array | None = None) -> Array:
         weight, bias = self._constants[node.name]["weight"], self._constants[node.name].get("bias")
         variant = self._variants[node.name][choice.variant]
-        y, self._counts[node.name], codes = merged_conv(
-            x,
-            weight,
-            bias,
-            ConvGeometry.from_node(node, x.shape, weight.shape),
+        rule = Rule(
             variant.patch,
             self._projections[variant.projection],
             choice.bits,
+            variant.policy,
+            self._importance.get(variant.importance),
+            choice.budget,
         )
+        merged = merged_conv(x, weight, bias, ConvGeometry.from_node(node, x.shape, weight.shape), rule)
+        self._counts[node.name] = merged.counts
         if self._trace:
-            self._codes[node.name] = codes
-        return add_residual(y, residual, node.attributes["activation"])
+            self._codes[node.name], self._groups[node.name] = merged.codes, merged.leaders
+        return add_residual(merged.output, residual, node.attributes["activation"])
 
     def _prepare(self, node: Node, role: str) -> Array:
         """Once, at the start: float32, and filters in the memory order that suits both dense and merged convolution."""
