@@ -4,8 +4,8 @@ One rule a *policy*, and the definition that every backend reproduces channel by
 
 - ``mean``, the paper's: channels of equal code form a group; each is represented by the group's mean.
 - ``scaled``: the same groups, but dead channels are dropped, and each channel has its own scale.
-- ``budget``: a channel joins the first channel of a group whose code is nearly its own, if what it would lose thereby is
-  within its share of an error budget; a channel whose whole energy is within that share is dropped.
+- ``budget``: a channel joins the first channel of a group whose code is nearly its own, if what it would lose thereby
+  is within its share of an error budget; a channel whose whole energy is within that share is dropped.
 
 A group is named after its first channel, the *leader*. Channel c becomes ``scale[c]`` times the group's plane, and the
 scales go into the merged filters (`haste_runtime.merge`). Decisions are made on the quantised patch in integers; where
