@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from haste_runtime.bundle import Bundle
+from haste_runtime.bundle import FORMAT_VERSION, Bundle
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape, Value
 from haste_runtime.operators import check_graph, may_merge
@@ -184,12 +185,22 @@ def random_network(seed: int) -> Graph:
     return b.graph()
 
 
+def filter_importance(graph: Graph, node: Node) -> NDArray[np.uint16]:
+    """The squared norm of each input channel's filters as whole numbers, (C,), the largest 4096 (or all 0)."""
+    weight = graph.constants[node.constants["weight"]].astype(np.float64)
+    norms = (weight * weight).sum(axis=(0, 2, 3))
+    return np.rint(4096 * norms / max(norms.max(), 1e-30)).astype(np.uint16)
+
+
 def bundle_for(
     graph: Graph,
     patch: int | Sequence[int] = 4,
     bits: int = 12,
     levels: Sequence[int] | None = None,
     *,
+    policy: str | Sequence[str] = "mean",
+    budget: float | Sequence[float] = 0.1,
+    importance: Mapping[str, NDArray[np.uint16]] | None = None,
     seed: int = 0,
     layout: str = "NCHW",
     dtype: str = "fp32",
@@ -197,23 +208,34 @@ def bundle_for(
     """A bundle in memory whose plan merges every convolution that may merge.
 
     patch: tile side m, or several: one variant each, which the levels take in turn. bits: of the projections. levels:
-    bits in use at the levels above 0, by default all, half and a quarter. The reductions in its levels are made up.
+    bits in use at the levels above 0, by default all, half and a quarter. policy: of all variants, or one for each in
+    turn. budget: of the levels with a variant of the policy "budget", or several, which they take in turn. importance:
+    by node, uint16 (C,); for nodes without, `filter_importance`. The reductions in its levels are made up.
     """
     patches = [patch] if isinstance(patch, int) else list(patch)
+    policies = [policy] if isinstance(policy, str) else list(policy)
+    budgets = [budget] if isinstance(budget, int | float) else list(budget)
     levels = [bits, max(1, bits // 2), max(1, bits // 4)] if levels is None else levels
-    layers, projections = [], {}
+    layers, projections, weighing = [], {}, {}
     for number, node in enumerate(n for n in graph.nodes if n.op == "conv"):
         why_not = may_merge(node, graph)
         variants = []
-        for m in patches if not why_not else []:
+        for i, m in enumerate(patches if not why_not else []):
             key, variant_seed = f"{node.name}.projection{m}", 1000 * seed + 10 * number + m
             projections[key] = draw(variant_seed, bits, geometry_of(graph, node.name).patch_side(m))
-            variants.append(Variant(m, bits, 2 / 3, variant_seed, key))
+            by = policies[i % len(policies)]
+            weights = f"{node.name}.importance" if by == "budget" else ""
+            if weights:
+                given = (importance or {}).get(node.name)
+                weighing[weights] = filter_importance(graph, node) if given is None else given
+            variants.append(Variant(m, bits, 2 / 3, variant_seed, key, by, weights))
         layers.append(LayerPlan(node.name, tuple(variants), why_not or "merged in tests"))
     merging = [layer.node for layer in layers if layer.variants]
     ladder = [Level({}, 0.0, 0.0)]
     for number, in_use in enumerate(levels):
-        choice = Choice(number % len(patches), in_use)
+        variant = number % len(patches)
+        spends = policies[variant % len(policies)] == "budget"
+        choice = Choice(variant, in_use, budgets[number % len(budgets)] if spends else 0.0)
         ladder.append(Level(dict.fromkeys(merging, choice), 20.0 + 10 * number, 10.0 + 10 * number))
     return Bundle(
         graph=graph,
@@ -225,5 +247,6 @@ def bundle_for(
         arena_bytes=0,
         made_by="tests",
         projections=projections,
-        format_version=1,
+        format_version=FORMAT_VERSION,
+        importance=weighing,
     )
