@@ -14,26 +14,25 @@ hooks, optimisers, devices and precision are the model's own affair as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from haste_edge.conv2d import conv_geometry, conv_output, why_dense
 from haste_edge.knob import Haste, LayerStats
-from haste_edge.method import HASHES, merged_conv
-from haste_edge.schedule import ApplyError, Schedule, from_bundle, from_schedule
+from haste_edge.method import HASHES, Rule, merged_conv
+from haste_edge.schedule import ApplyError, Budgets, Recipe, Schedule, from_bundle, from_schedule
 from haste_runtime.flops import dense_flops, merged_flops
 from haste_runtime.plan import POLICIES, Variant
 
 if TYPE_CHECKING:
     from haste_runtime.bundle import Bundle
 
-_BUFFER = "haste_projection_"  # and the number of the variant
+_PROJECTION, _IMPORTANCE = "haste_projection_", "haste_importance_"  # buffers: and the number of the variant
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class HasteConv2d(nn.Conv2d):
     Modifications:
      - made by `apply` from an existing `Conv2d`, whose class is changed; there is no constructor of its own
      - forward merges, unless ``model.haste.level`` leaves this layer dense: then it is Conv2d's own
-     - a buffer ``haste_projection_<i>`` per variant, int8 (L, n * n): moves with the model, is not in its state dict
+     - buffers per variant, which move with the model and are not in its state dict: ``haste_projection_<i>``, int8
+       (L, n * n), and for the policy "budget" ``haste_importance_<i>``, int32 (C,)
     """
 
     _haste: _Layer | None = None
@@ -70,14 +70,19 @@ class HasteConv2d(nn.Conv2d):
             y = super().forward(x)  # which says what is wrong with a map too small
             layer.haste.record(layer.name, LayerStats(True, self.in_channels, dense, dense))
             return y
-        patch = layer.variants[choice.variant].patch
-        projection = self.get_buffer(f"{_BUFFER}{choice.variant}")
-        image = x if x.dim() == 4 else x[None]
-        y, counts, _ = merged_conv(
-            image, self.weight, self.bias, geometry, patch, projection, choice.bits, layer.haste.hash
+        variant = layer.variants[choice.variant]
+        rule = Rule(
+            variant.patch,
+            self.get_buffer(f"{_PROJECTION}{choice.variant}"),
+            choice.bits,
+            variant.policy,
+            self.get_buffer(f"{_IMPORTANCE}{choice.variant}") if variant.importance else None,
+            choice.budget,
         )
+        image = x if x.dim() == 4 else x[None]
+        y, counts, _, _ = merged_conv(image, self.weight, self.bias, geometry, rule, layer.haste.hash)
         nonzeros = layer.nonzeros[choice.variant][choice.bits - 1]
-        executed = merged_flops(geometry, patch, nonzeros, choice.bits, counts)
+        executed = merged_flops(geometry, variant.patch, nonzeros, choice.bits, counts, variant.policy)
         layer.haste.record(layer.name, LayerStats(True, self.in_channels, dense, executed, counts))
         return y if x.dim() == 4 else y[0]
 
@@ -94,6 +99,7 @@ def apply(
     sparsity: float = 2 / 3,
     seed: int = 0,
     policy: str = "mean",
+    budget: Budgets = None,
     hash: str = "integer",
 ) -> nn.Module:
     """Makes the convolutions of a model merge their input channels. Returns the model, which is changed in place.
@@ -102,12 +108,21 @@ def apply(
 
     Important args:
      - level: where the knob ``model.haste.level`` stands at first; turn it at any time. 0 is the untouched model.
+     - policy: who forms a group, and what stands for it (`haste_runtime.grouping`). "mean" is the paper's: channels of
+       equal code, by their mean. "scaled": each has a scale of its own besides, and dead channels are dropped.
+       "budget": a channel joins a group whose code is nearly its own, or is dropped, only if what is lost thereby is
+       within its share of an error budget.
      - bits: what the levels above 0 mean, in the little language of `parse_levels`. A number for all layers is the
-       paper's way: 14 is careful, 12 a fair start in wide networks; below that accuracy goes quickly.
+       paper's way: 14 is careful, 12 a fair start in wide networks; below that accuracy goes quickly. For the policy
+       "budget" it is a single number for all layers and levels, 16 unless given: more bits cost more, and tell better
+       which groups are near.
+     - budget: what the levels above 0 mean for the policy "budget", in the same language (`parse_budgets`):
+       ``policy="budget", budget=[0.1, 0.3, {"layer4.*": 2.0, "*": 0.6}]``. The larger, the more is merged.
      - patch: side m of the output tiles that share one grouping. 8 is a fair start; larger tiles spread the cost of
        merging filters, smaller ones find more channels alike.
-     - plan: a bundle, as `haste_runtime.bundle.read_bundle` gives it. Its ladder, patch sizes and projections are used,
-       so that the same layer input gives the runtime's groups; of the other args only ``level`` and ``hash`` count.
+     - plan: a bundle, as `haste_runtime.bundle.read_bundle` gives it. Its ladder, policies, patch sizes and projections
+       are used, so that the same layer input gives the runtime's groups; of the other args only ``level`` and ``hash``
+       count.
 
     Args to tinker with if you want:
      - layers: function of (name, convolution) that says which may merge. Default: all that can. Leaving out 1x1 kernels
@@ -115,7 +130,6 @@ def apply(
      - skip_first: leave the first convolution, in the model's order, dense. Keep it: few channels, and all differ.
      - sparsity: share of zeros in the projections. Keep the paper's 2/3; more zeros hash for less.
      - seed: of the projections; each layer draws its own from the seed and its name. Vary it to see the spread.
-     - policy: how a group is represented. "mean" is the paper's, and the only one.
      - hash: "integer" decides as the runtime does, bit for bit. "float" is the textbook's, to compare with.
 
     Raises ApplyError for what doesn't fit the model, LevelError for a level that isn't there.
@@ -137,11 +151,11 @@ def apply(
                 skipped.setdefault(name, "the first convolution (skip_first)")
             if layers is not None and not layers(name, conv):
                 skipped.setdefault(name, "not chosen (layers)")
-        recipe = from_schedule(bits, convs, skipped, patch, sparsity, seed, policy)
+        recipe = from_schedule(bits, budget, convs, skipped, patch, sparsity, seed, policy)
     haste = Haste(recipe.levels, recipe.variants, skipped, hash)
     haste.level = level
     for name, variants in recipe.variants.items():
-        _swap(convs[name], name, variants, recipe.projections, haste)
+        _swap(convs[name], name, variants, recipe, haste)
     haste.attach(model)
     model.haste = haste  # type: ignore[assignment]
     return model
@@ -152,7 +166,7 @@ def remove(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, HasteConv2d):
             for name, _ in list(module.named_buffers()):
-                if name.startswith(_BUFFER):
+                if name.startswith((_PROJECTION, _IMPORTANCE)):
                     delattr(module, name)
             vars(module).pop("_haste", None)
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
@@ -171,17 +185,14 @@ def set_level(model: nn.Module, level: int) -> None:
     haste.level = level
 
 
-def _swap(
-    conv: nn.Conv2d,
-    name: str,
-    variants: tuple[Variant, ...],
-    projections: Mapping[str, NDArray[np.int8]],
-    haste: Haste,
-) -> None:
+def _swap(conv: nn.Conv2d, name: str, variants: tuple[Variant, ...], recipe: Recipe, haste: Haste) -> None:
     conv.__class__ = HasteConv2d
-    nonzeros = []
+    nonzeros, device = [], conv.weight.device
     for index, variant in enumerate(variants):
-        matrix = projections[variant.projection]
+        matrix = recipe.projections[variant.projection]
         nonzeros.append(tuple(np.count_nonzero(matrix, axis=1).cumsum().tolist()))
-        conv.register_buffer(f"{_BUFFER}{index}", torch.tensor(matrix, device=conv.weight.device), persistent=False)
+        conv.register_buffer(f"{_PROJECTION}{index}", torch.tensor(matrix, device=device), persistent=False)
+        if variant.importance:
+            weights = recipe.importance[variant.importance].astype(np.int32)  # torch knows little of uint16
+            conv.register_buffer(f"{_IMPORTANCE}{index}", torch.tensor(weights, device=device), persistent=False)
     conv._haste = _Layer(name, variants, tuple(nonzeros), haste)  # type: ignore[assignment]

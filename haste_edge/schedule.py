@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from haste_edge.conv2d import conv_geometry, conv_padding, pair
+from haste_edge.importance import channel_importance
+from haste_runtime.bundle_manifest import MAX_BUDGET
 from haste_runtime.errors import HasteError
 from haste_runtime.graph import Graph, Node
 from haste_runtime.hashing import MAX_BITS
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from haste_runtime.bundle import Bundle
 
 DEFAULT_BITS = tuple(range(14, 6, -1))  # the ladder if none is given: level 1 uses 14 bits, level 8 uses 7
+DEFAULT_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)  # the same for the policy "budget", and the bits that go with it:
+BUDGET_BITS = 16
 
 Schedule = int | Mapping[str, int] | Sequence[int | Mapping[str, int]] | None
+Budgets = float | Mapping[str, float] | Sequence[float | Mapping[str, float]] | None
 Ladder = tuple[Mapping[str, Choice], ...]
+Number = TypeVar("Number", int, float)
 
 
 class ApplyError(HasteError, ValueError):
@@ -49,39 +55,79 @@ def parse_levels(bits: Schedule, names: Sequence[str]) -> tuple[dict[str, int], 
     The levels should fall in bits, but need not. Raises ApplyError for anything else, and for a pattern that matches
     none of ``names``.
     """
-    if bits is None:
-        entries: Sequence[int | Mapping[str, int]] = DEFAULT_BITS
-    elif isinstance(bits, (int, Mapping)):
-        entries = [bits]
+    return _parse(bits, names, DEFAULT_BITS, _bits, "bits")
+
+
+def parse_budgets(budget: Budgets, names: Sequence[str]) -> tuple[dict[str, float], ...]:
+    """The same language for the policy "budget": per level a dict of layer name -> error budget.
+
+    A budget is the share of a patch's energy, each channel weighed by its filters, that merging may get wrong. The
+    larger, the more is merged, so the levels should rise. It is handed out evenly, and channels don't use up their
+    parts: budgets above 1 make sense. ``None`` is the ladder `DEFAULT_BUDGETS` in every layer, a number one level, a
+    dict one level by shell pattern, a list a level for each entry:
+
+        parse_budgets([0.1, {"layer4.*": 1.0, "*": 0.3}], names)
+
+    Budgets are up to 1e6; 0 leaves the layer dense. (To merge only what changes nothing or next to it, give 1e-9.)
+    Raises ApplyError as `parse_levels` does.
+    """
+    return _parse(budget, names, DEFAULT_BUDGETS, _budget, "budget")
+
+
+def _parse(
+    schedule: Budgets, names: Sequence[str], default: tuple[Number, ...], check: Callable[[object], Number], what: str
+) -> tuple[dict[str, Number], ...]:
+    if schedule is None:
+        entries: Sequence[object] = default
+    elif isinstance(schedule, (int, float, Mapping)):
+        entries = [schedule]
     else:
-        entries = bits
+        entries = schedule
     if not isinstance(entries, (list, tuple)) or not entries:
-        raise ApplyError(f"{bits!r} is not a schedule.", "Give bits as an integer, a dict, or a list of these.")
-    return ({}, *(_parse_level(entry, names) for entry in entries))
+        raise ApplyError(f"{schedule!r} is not a schedule.", f"Give {what} as a number, a dict, or a list of these.")
+    levels: list[dict[str, Number]] = [{}]
+    levels.extend(_parse_level(entry, names, check) for entry in entries)
+    return tuple(levels)
 
 
-def _parse_level(entry: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
-    patterns = entry if isinstance(entry, Mapping) else {"*": entry}
-    for pattern, bits in patterns.items():
-        if not isinstance(bits, int) or isinstance(bits, bool) or not 0 <= bits <= MAX_BITS:
-            raise ApplyError(f"{bits!r} is not a number of bits.", f"Use 1 to {MAX_BITS}, or 0 for a dense layer.")
-        if isinstance(entry, Mapping) and not any(fnmatchcase(name, pattern) for name in names):
-            raise ApplyError(f"The pattern {pattern!r} matches no layer.", f"Layers: {', '.join(names) or 'none'}.")
-    chosen = {name: next((b for p, b in patterns.items() if fnmatchcase(name, p)), 0) for name in names}
-    return {name: bits for name, bits in chosen.items() if bits}
+def _parse_level(entry: object, names: Sequence[str], check: Callable[[object], Number]) -> dict[str, Number]:
+    if isinstance(entry, Mapping):
+        patterns = {pattern: check(value) for pattern, value in entry.items()}
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ApplyError(f"The pattern {pattern!r} matches no layer.", f"Layers: {', '.join(names) or 'none'}.")
+    else:
+        patterns = {"*": check(entry)}
+    chosen = {name: next((value for p, value in patterns.items() if fnmatchcase(name, p)), 0) for name in names}
+    return {name: value for name, value in chosen.items() if value}
+
+
+def _bits(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_BITS:
+        raise ApplyError(f"{value!r} is not a number of bits.", f"Use 1 to {MAX_BITS}, or 0 for a dense layer.")
+    return value
+
+
+def _budget(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MAX_BUDGET:
+        raise ApplyError(f"{value!r} is not an error budget.", "Use a number such as 0.2, or 0 for a dense layer.")
+    return float(value)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """By module name the levels and variants, and by `Variant.projection` the ternary matrices."""
+    """By module name the levels and variants; by `Variant.projection` the ternary matrices, and by
+    `Variant.importance` the weights of the channels."""
 
     levels: Ladder
     variants: Mapping[str, tuple[Variant, ...]]
     projections: Mapping[str, NDArray[np.int8]]
+    importance: Mapping[str, NDArray[np.uint16]]
 
 
 def from_schedule(
     bits: Schedule,
+    budget: Budgets,
     convs: Mapping[str, nn.Conv2d],
     skipped: dict[str, str],
     patch: int,
@@ -93,21 +139,35 @@ def from_schedule(
     if patch < 1 or not 0 <= sparsity < 1:
         raise ApplyError(f"Patch {patch} and sparsity {sparsity} don't go.", "patch >= 1, and 0 <= sparsity < 1.")
     names = [name for name in convs if name not in skipped]
-    levels = parse_levels(bits, names)
+    levels = _choices(bits, budget, names, policy)
     variants: dict[str, tuple[Variant, ...]] = {}
     projections: dict[str, NDArray[np.int8]] = {}
+    importance: dict[str, NDArray[np.uint16]] = {}
     for name in names:
-        most = max(level.get(name, 0) for level in levels)
+        most = max((level[name].bits for level in levels if name in level), default=0)
         if not most:
-            skipped[name] = "dense at every level (bits)"
+            skipped[name] = f"dense at every level ({'budget' if policy == 'budget' else 'bits'})"
             continue
         layer_seed = zlib.crc32(f"{seed}/{name}".encode())
         side = conv_geometry(convs[name], (1, 1)).patch_side(patch)
         projections[name] = draw(layer_seed, most, side, sparsity)
-        variants[name] = (Variant(patch, most, sparsity, layer_seed, name, policy),)
-    return Recipe(
-        tuple({name: Choice(0, count) for name, count in level.items()} for level in levels), variants, projections
-    )
+        if policy == "budget":
+            importance[name] = channel_importance(convs[name].weight.detach().float().cpu().numpy())
+        weighed = name if policy == "budget" else ""
+        variants[name] = (Variant(patch, most, sparsity, layer_seed, name, policy, weighed),)
+    return Recipe(levels, variants, projections, importance)
+
+
+def _choices(bits: Schedule, budget: Budgets, names: Sequence[str], policy: str) -> Ladder:
+    """What each layer does at each level, by the schedule of bits, or of budgets where the policy takes these."""
+    if policy != "budget":
+        if budget is not None:
+            raise ApplyError(f"The policy {policy!r} takes no budget.", 'Give policy="budget", or bits instead.')
+        return tuple({name: Choice(0, count) for name, count in level.items()} for level in parse_levels(bits, names))
+    count = BUDGET_BITS if bits is None else bits
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_BITS:
+        raise ApplyError(f"The policy 'budget' takes one number of bits, not {bits!r}.", "Give the levels as budget.")
+    return tuple({name: Choice(0, count, b) for name, b in level.items()} for level in parse_budgets(budget, names))
 
 
 def from_bundle(bundle: Bundle, convs: Mapping[str, nn.Conv2d], skipped: dict[str, str]) -> Recipe:
@@ -125,7 +185,8 @@ def from_bundle(bundle: Bundle, convs: Mapping[str, nn.Conv2d], skipped: dict[st
     for name in convs:
         if name not in variants:
             skipped.setdefault(name, "not in the bundle")
-    return Recipe(tuple(level.choices for level in bundle.plan.levels), variants, bundle.projections)
+    levels = tuple(level.choices for level in bundle.plan.levels)
+    return Recipe(levels, variants, bundle.projections, bundle.importance)
 
 
 def _differs(conv: nn.Conv2d | None, node: Node, graph: Graph) -> str:

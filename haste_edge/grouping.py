@@ -1,0 +1,189 @@
+"""From codes to groups in torch: the policies of `haste_runtime.grouping` for many patches at once, on any device.
+
+The decisions are those of the definition, to the last bit on a CPU: integers wherever the definition has integers, and
+one IEEE double for each of its operations on doubles. M patches of C channels with d pixels are grouped side by side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from haste_edge.hashing import exact_float, no_autocast
+from haste_runtime.grouping import CANDIDATES, DROPPED
+from haste_runtime.hashing import DEAD_CODE
+
+_BLOCK = 32  # channels whose distances to those before them are worked out together
+_DISTANCE_BYTES = 32 << 20  # of these distances held at a time
+_BARRED = 2.0**23  # added to the key of a channel that leads no group, see `_keys`
+
+
+class Rule(NamedTuple):
+    """How a layer merges, as `haste_runtime.merge.Rule` says it, with tensors.
+
+    patch: tile side m. projection: ternary int8 (L, n * n). bits: how many of its rows to use. policy: one of
+    `haste_runtime.plan.POLICIES`. importance: integers (C,) and budget, for the policy "budget".
+    """
+
+    patch: int
+    projection: Tensor
+    bits: int
+    policy: str = "mean"
+    importance: Tensor | None = None
+    budget: float = 0.0
+
+
+class Grouping(NamedTuple):
+    """Of M patches. leaders: int64 (M, C), the first channel of each channel's group, or -1 where it is dropped and
+    throughout a dead patch. scales: float32 (M, C). compared, verified: int64 (M,), how often two codes, and how often
+    two quantised channels were compared.
+    """
+
+    leaders: Tensor
+    scales: Tensor
+    compared: Tensor
+    verified: Tensor
+
+
+def decide(q: Tensor, codes: Tensor, rule: Rule) -> Grouping:
+    """The groups by the rule's policy. q: quantised patches (M, C, d), float32 that holds integers. codes: (M, C)."""
+    if rule.policy == "mean":
+        return group_by_mean(codes)
+    if rule.policy == "scaled":
+        return group_by_scale(q, codes)
+    if rule.policy != "budget" or rule.importance is None:
+        raise ValueError(f"the policy {rule.policy!r} is unknown, or lacks its importance")
+    return group_within_budget(q, codes, rule.importance, rule.budget, rule.patch * rule.patch)
+
+
+def group_by_mean(codes: Tensor) -> Grouping:
+    """The paper's: equal codes (M, C) form a group, and every channel counts as the group's mean."""
+    ordered, order = codes.sort(dim=1, stable=True)  # so that the first of equal codes is the first channel
+    place = torch.arange(codes.shape[1], device=codes.device).expand_as(order)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    begin = torch.where(begins, place, 0).cummax(1).values
+    leaders = torch.empty_like(order).scatter_(1, order, order.gather(1, begin))
+    leaders.masked_fill_(codes == DEAD_CODE, DROPPED)
+    none = leaders.new_zeros(len(leaders))
+    return Grouping(leaders, torch.ones_like(leaders, dtype=torch.float32), none, none)
+
+
+def group_by_scale(q: Tensor, codes: Tensor) -> Grouping:
+    """Equal codes form a group, dead channels are dropped; a channel is its least-squares multiple of the group's mean.
+
+    q: (M, C, d). codes: (M, C). With S the sum of a group's n channels, scale = n <q_c, S> / <S, S>, 0 where S is 0.
+    """
+    grouping = group_by_mean(codes.masked_fill(~q.any(2), DEAD_CODE))
+    leaders = group_rows(grouping.leaders)
+    sizes = torch.bincount(leaders[leaders != DROPPED], minlength=len(leaders))
+    shared = ((leaders != DROPPED) & (sizes[leaders] > 1)).nonzero()[:, 0]  # channels that are alone keep their scale
+    rows = q.flatten(0, 1)[shared].long()
+    _, own, count = leaders[shared].unique(return_inverse=True, return_counts=True)
+    sums = rows.new_zeros(len(count), rows.shape[1]).index_add_(0, own, rows)
+    energies = sums.square().sum(1).double()[own]
+    products = (count[own] * (rows * sums[own]).sum(1)).double()
+    grouping.scales.view(-1)[shared] = torch.where(energies > 0, products / energies, 0.0).float()
+    return grouping
+
+
+def group_within_budget(
+    q: Tensor, codes: Tensor, importance: Tensor, budget: float | Tensor, tile_pixels: int
+) -> Grouping:
+    """Channels join, are dropped or stay, in order, as an error budget allows: see the definition's docstring.
+
+    q: (M, C, d). codes: (M, C). importance: integers (C,). budget: for all patches, or float64 (M,), one for each, so
+    that the same patches may be grouped under several budgets at once. tile_pixels: m * m.
+    """
+    patches, channels = codes.shape
+    budgets = torch.as_tensor(budget, dtype=torch.float64, device=q.device).expand(patches)
+    importance = importance.to(q.device).long()
+    step = max(1, _DISTANCE_BYTES // (4 * min(_BLOCK, channels) * channels))
+    with no_autocast(q), torch.no_grad():
+        pieces = [
+            _within_budget(q[i : i + step], codes[i : i + step], importance, budgets[i : i + step], tile_pixels)
+            for i in range(0, patches, step)
+        ]
+    return Grouping(*map(torch.cat, zip(*pieces, strict=True)))
+
+
+def group_rows(leaders: Tensor) -> Tensor:
+    """The leaders (M, C) by their row among all M * C channels: int64 (M * C,), -1 where dropped."""
+    patches, channels = leaders.shape
+    first = torch.arange(0, patches * channels, channels, device=leaders.device)[:, None]
+    return torch.where(leaders == DROPPED, DROPPED, leaders + first).flatten()
+
+
+def _within_budget(q: Tensor, codes: Tensor, importance: Tensor, budgets: Tensor, tile_pixels: int) -> Grouping:
+    """`group_within_budget` for as many patches as go at once: a step for each channel, all patches in it."""
+    patches, channels, d = q.shape
+    q = q.to(exact_float(127 * 127 * d))  # in which products of channels are exact
+    energies = q.square().sum(2).long()
+    weighted = importance * energies
+    share = weighted.sum(1).double() * budgets / channels
+    price = share / tile_pixels
+    energy, weight, weighted = energies.double(), importance.double(), weighted.double()
+    ignored = weighted <= price[:, None]
+    affordable = weighted <= share[:, None]
+    rows, first_row = q.flatten(0, 1), torch.arange(0, patches * channels, channels, device=q.device)[:, None]
+    leaders = torch.full_like(energies, DROPPED)
+    scales = torch.ones_like(energy, dtype=torch.float32)
+    barred = torch.full_like(energy, _BARRED, dtype=torch.float32)  # 0 for the leaders so far
+    signs, width = _signs(codes), _width(channels)
+    for c in range(channels):
+        if c % _BLOCK == 0:
+            block = _keys(signs, c, min(c + _BLOCK, channels), width)
+        near = _smallest(block[:, c % _BLOCK, : max(c, 1)] + barred[:, : max(c, 1)], width)
+        there, leader = near < _BARRED, near.long() & (width - 1)
+        looked_at = rows.index_select(0, (first_row + leader).flatten()).view(patches, CANDIDATES, d)
+        product = torch.bmm(looked_at, q[:, c, :, None])[:, :, 0].double()
+        size = energy.gather(1, leader)
+        loss = weight[c] * (energy[:, c, None] - product * product / size)
+        least, better = torch.where(there, loss, torch.inf).min(1, keepdim=True)  # the nearer where they tie
+        limit = least[:, 0] + price
+        dropped = ignored[:, c] | (affordable[:, c] & (weighted[:, c] <= limit))
+        joins = ~dropped & (limit < share)
+        leads = ~(dropped | joins)
+        best = torch.where(joins, leader.gather(1, better)[:, 0], c)
+        leaders[:, c] = best.masked_fill_(dropped, DROPPED)
+        scales[:, c] = torch.where(joins, (product / size).gather(1, better)[:, 0], 1.0).float()
+        barred[:, c].masked_fill_(leads, 0.0)
+    led = leaders == torch.arange(channels, device=q.device)
+    before = (led.cumsum(1) - led.long()).masked_fill_(ignored, 0)  # leaders that each channel found
+    return Grouping(leaders, scales, before.sum(1), before.clamp_(max=CANDIDATES).sum(1))
+
+
+def _signs(codes: Tensor) -> Tensor:
+    """Codes (M, C) as float32 (M, C, L) of -1 and 1, with as many bits L as the largest needs."""
+    bits = torch.arange(max(1, int(codes.max()).bit_length()), dtype=codes.dtype, device=codes.device)
+    return ((codes[..., None] >> bits) & 1).float().mul_(2).sub_(1)
+
+
+def _width(channels: int) -> int:
+    """The power of two by which distances are multiplied in a key; larger than any channel."""
+    return 1 << channels.bit_length()
+
+
+def _keys(signs: Tensor, start: int, stop: int, width: int) -> Tensor:
+    """How near channels ``start`` to ``stop`` are to all up to ``stop``: float32 (M, stop - start, stop).
+
+    A key is width * (bits unlike) + channel, so that the smallest belongs to the nearest, the earlier where several
+    are. The bits unlike of two codes of L bits are (L - <signs, signs>) / 2. All numbers are exact integers: a key of
+    31 bits is below 32 * width, which with `_BARRED` on top stays below 2^24 for up to 2^17 channels.
+    """
+    bits = signs.shape[2]
+    least = torch.arange(stop, dtype=torch.float32, device=signs.device) + width * bits / 2
+    ours, theirs = signs[:, start:stop], signs[:, :stop].transpose(1, 2)
+    return torch.baddbmm(least.expand(len(signs), stop - start, stop), ours, theirs, alpha=-width / 2)
+
+
+def _smallest(keys: Tensor, width: int) -> Tensor:
+    """Of keys (M, K), overwriting them, the `CANDIDATES` smallest in order; `_BARRED` or more where there are none."""
+    found = []
+    for _ in range(CANDIDATES):
+        least = keys.amin(1, keepdim=True)
+        keys.scatter_(1, least.long() & (width - 1), _BARRED)
+        found.append(least)
+    return torch.cat(found, 1)
