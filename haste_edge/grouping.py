@@ -15,8 +15,8 @@ from haste_edge.hashing import exact_float, no_autocast
 from haste_runtime.grouping import CANDIDATES, DROPPED
 from haste_runtime.hashing import DEAD_CODE
 
-_BLOCK = 32  # channels whose distances to those before them are worked out together
-_DISTANCE_BYTES = 32 << 20  # of these distances held at a time
+_BLOCK = 32  # channels that are compared with all before them at once
+_CHUNK_BYTES = 32 << 20  # of quantised patches, or of these comparisons, held at a time
 _BARRED = 2.0**23  # added to the key of a channel that leads no group, see `_keys`
 
 
@@ -94,19 +94,21 @@ def group_within_budget(
 ) -> Grouping:
     """Channels join, are dropped or stay, in order, as an error budget allows: see the definition's docstring.
 
-    q: (M, C, d). codes: (M, C). importance: integers (C,). budget: for all patches, or float64 (M,), one for each, so
-    that the same patches may be grouped under several budgets at once. tile_pixels: m * m.
+    q: (M, C, d). codes: (M, C). importance: integers (C,). budget: a number for all patches, or float64 (M,), one for
+    each. tile_pixels: m * m. Several budgets are quicker together: with budgets (B, 1) or (B, M) the result has B * M
+    rows, those of the first budget first.
     """
-    patches, channels = codes.shape
-    budgets = torch.as_tensor(budget, dtype=torch.float64, device=q.device).expand(patches)
-    importance = importance.to(q.device).long()
-    step = max(1, _DISTANCE_BYTES // (4 * min(_BLOCK, channels) * channels))
+    patches, channels, d = q.shape
+    budgets = torch.as_tensor(budget, dtype=torch.float64, device=q.device)
+    budgets = budgets.expand(budgets.shape[0] if budgets.dim() == 2 else 1, patches)
+    row_bytes = 4 * channels * max(d, min(_BLOCK, channels), 4 * len(budgets))
+    step = max(1, _CHUNK_BYTES // row_bytes)
     with no_autocast(q), torch.no_grad():
         pieces = [
-            _within_budget(q[i : i + step], codes[i : i + step], importance, budgets[i : i + step], tile_pixels)
+            _within_budget(q[i : i + step], codes[i : i + step], importance, budgets[:, i : i + step], tile_pixels)
             for i in range(0, patches, step)
         ]
-    return Grouping(*map(torch.cat, zip(*pieces, strict=True)))
+    return Grouping(*(torch.cat(parts, 1).flatten(0, 1) for parts in zip(*pieces, strict=True)))
 
 
 def group_rows(leaders: Tensor) -> Tensor:
@@ -117,42 +119,46 @@ def group_rows(leaders: Tensor) -> Tensor:
 
 
 def _within_budget(q: Tensor, codes: Tensor, importance: Tensor, budgets: Tensor, tile_pixels: int) -> Grouping:
-    """`group_within_budget` for as many patches as go at once: a step for each channel, all patches in it."""
-    patches, channels, d = q.shape
+    """`group_within_budget` for as many patches as go at once and budgets (B, M): every tensor has (B, M) in front.
+
+    A step for each channel; what doesn't depend on the budget, distances and products, comes from blocks of channels.
+    """
+    channels, d = q.shape[1:]
     q = q.to(exact_float(127 * 127 * d))  # in which products of channels are exact
     energies = q.square().sum(2).long()
+    importance = importance.to(q.device).long()
     weighted = importance * energies
     share = weighted.sum(1).double() * budgets / channels
     price = share / tile_pixels
     energy, weight, weighted = energies.double(), importance.double(), weighted.double()
-    ignored = weighted <= price[:, None]
-    affordable = weighted <= share[:, None]
-    rows, first_row = q.flatten(0, 1), torch.arange(0, patches * channels, channels, device=q.device)[:, None]
-    leaders = torch.full_like(energies, DROPPED)
-    scales = torch.ones_like(energy, dtype=torch.float32)
-    barred = torch.full_like(energy, _BARRED, dtype=torch.float32)  # 0 for the leaders so far
+    energy_of = energy.expand(len(budgets), -1, -1)
+    barred = energy_of.new_full(energy_of.shape, _BARRED, dtype=torch.float32)  # 0 for the leaders so far
     signs, width = _signs(codes), _width(channels)
+    leaders, scales = [], []
     for c in range(channels):
-        if c % _BLOCK == 0:
-            block = _keys(signs, c, min(c + _BLOCK, channels), width)
-        near = _smallest(block[:, c % _BLOCK, : max(c, 1)] + barred[:, : max(c, 1)], width)
+        place, before = c % _BLOCK, max(c, 1)  # the first channel compares with itself, in vain
+        if place == 0:
+            stop = min(c + _BLOCK, channels)
+            keys = _keys(signs, c, stop, width)
+            products = torch.bmm(q[:, c:stop], q[:, :stop].transpose(1, 2))
+        near = _smallest(keys[:, place, :before] + barred[..., :before], width)
         there, leader = near < _BARRED, near.long() & (width - 1)
-        looked_at = rows.index_select(0, (first_row + leader).flatten()).view(patches, CANDIDATES, d)
-        product = torch.bmm(looked_at, q[:, c, :, None])[:, :, 0].double()
-        size = energy.gather(1, leader)
+        product = products[:, place].expand(len(budgets), -1, -1).gather(2, leader).double()
+        size = energy_of.gather(2, leader)
         loss = weight[c] * (energy[:, c, None] - product * product / size)
-        least, better = torch.where(there, loss, torch.inf).min(1, keepdim=True)  # the nearer where they tie
-        limit = least[:, 0] + price
-        dropped = ignored[:, c] | (affordable[:, c] & (weighted[:, c] <= limit))
+        least, better = torch.where(there, loss, torch.inf).min(2, keepdim=True)  # the nearer where they tie
+        own, limit = weighted[:, c], least[..., 0] + price
+        dropped = (own <= price) | ((own <= share) & (own <= limit))
         joins = ~dropped & (limit < share)
-        leads = ~(dropped | joins)
-        best = torch.where(joins, leader.gather(1, better)[:, 0], c)
-        leaders[:, c] = best.masked_fill_(dropped, DROPPED)
-        scales[:, c] = torch.where(joins, (product / size).gather(1, better)[:, 0], 1.0).float()
-        barred[:, c].masked_fill_(leads, 0.0)
-    led = leaders == torch.arange(channels, device=q.device)
-    before = (led.cumsum(1) - led.long()).masked_fill_(ignored, 0)  # leaders that each channel found
-    return Grouping(leaders, scales, before.sum(1), before.clamp_(max=CANDIDATES).sum(1))
+        best = torch.where(joins, leader.gather(2, better)[..., 0], c)
+        leaders.append(best.masked_fill_(dropped, DROPPED))
+        scales.append(torch.where(joins, (product / size).gather(2, better)[..., 0], 1.0).float())
+        barred[..., c].masked_fill_(best == c, 0.0)
+    chosen = torch.stack(leaders, 2)
+    led = chosen == torch.arange(channels, device=q.device)
+    looked = weighted > price[..., None]
+    found = (led.cumsum(2) - led.long()) * looked  # the leaders so far
+    return Grouping(chosen, torch.stack(scales, 2), found.sum(2), found.clamp(max=CANDIDATES).sum(2))
 
 
 def _signs(codes: Tensor) -> Tensor:
@@ -180,10 +186,10 @@ def _keys(signs: Tensor, start: int, stop: int, width: int) -> Tensor:
 
 
 def _smallest(keys: Tensor, width: int) -> Tensor:
-    """Of keys (M, K), overwriting them, the `CANDIDATES` smallest in order; `_BARRED` or more where there are none."""
+    """Of keys (..., K), overwritten, the `CANDIDATES` smallest in order; `_BARRED` or more where there are none."""
     found = []
     for _ in range(CANDIDATES):
-        least = keys.amin(1, keepdim=True)
-        keys.scatter_(1, least.long() & (width - 1), _BARRED)
+        least = keys.amin(-1, keepdim=True)
+        keys.scatter_(-1, least.long() & (width - 1), _BARRED)
         found.append(least)
-    return torch.cat(found, 1)
+    return torch.cat(found, -1)
