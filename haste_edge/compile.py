@@ -28,6 +28,7 @@ from haste_edge.frontends.export import load_module
 from haste_edge.passes import run_passes
 from haste_edge.plan import explain, make_plan
 from haste_edge.targets import Target, load_target
+from haste_edge.unlabelled import load_unlabelled
 from haste_runtime import Session
 from haste_runtime.bundle import Bundle, inspect_bundle, stored, write_bundle
 from haste_runtime.bundle_errors import BundleWriteError
@@ -95,6 +96,9 @@ def compile_model(
     levels: int = LEVELS,
     objective: str = "flops",
     dtype: str = "fp32",
+    images: str | Path | None = None,
+    policy: str = "budget",
+    patches: Sequence[int] = (),
     seed: int = 0,
     tolerance: float = TOLERANCE,
     on_step: OnStep = lambda step: None,
@@ -112,12 +116,14 @@ def compile_model(
 
     To try:
         levels: above level 0. objective: "flops", or "time" by the target's cost model.
+        images: folder or .npz of pictures of your own, without labels, to plan with instead of noise.
+        policy: "budget", "scaled", or the paper's "mean". patches: tile sides to try, instead of about 8 and 16.
         dtype: "fp32", or "fp16" for half the file. seed: of the projections. tolerance: of the checks.
         on_step: called with a line for people when a step begins. on_progress: during long steps, with what is
         being done, steps done, steps in all.
 
-    Raises ModelError, UnsupportedModelError, TargetError, PlanError or InputError for what was asked, VerificationError
-    where the result differs from the original, and BundleWriteError.
+    Raises ModelError, UnsupportedModelError, TargetError, PlanError, DataError or InputError for what was asked,
+    VerificationError where the result differs from the original, and BundleWriteError.
     """
     out = Path(out)
     seconds: dict[str, float] = {}
@@ -143,17 +149,19 @@ def compile_model(
         wanted = _run_reference(loaded, graph, inputs)
         compare(wanted, _run_graph(graph, inputs), tolerance, "The network after the compiler's passes")
     with step("plan", "Planning what to merge at which level"):
-        plan, projections = make_plan(graph, preprocessing, board, objective, levels, seed, on_progress)
+        pictures = None if images is None else load_unlabelled(images, graph.inputs[0].shape, preprocessing)
+        made = make_plan(graph, preprocessing, board, objective, levels, seed, on_progress, pictures, policy, patches)
     bundle = Bundle(
         graph=graph,
-        plan=plan,
+        plan=made.plan,
         preprocessing=preprocessing,
         classes=tuple(classes),
         target=board.name,
         dtype=dtype,
-        arena_bytes=arena_bytes(graph, plan, board.simd.lanes),
+        arena_bytes=arena_bytes(graph, made.plan, board.simd.lanes),
         made_by=f"haste-edge {__version__}",
-        projections=projections,
+        projections=made.projections,
+        importance=made.importance,
     )
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -175,7 +183,7 @@ def compile_model(
         tolerance=tolerance,
         rounding_error=rounding_error,
         seconds=seconds,
-        explanation=explain(plan, graph),
+        explanation=explain(made.plan, graph),
         summary=inspect_bundle(out),
     )
 

@@ -11,6 +11,7 @@ import typer
 from haste_edge.cli.common import Debug, Json, Reporter, numbers
 from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
+from haste_runtime.plan import POLICIES
 from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
 
 
@@ -39,6 +40,16 @@ def compile_(
     objective: Annotated[
         str, typer.Option(help="What the ladder saves: flops, or time by the target's cost model.")
     ] = "flops",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder (or .npz) of your own pictures to plan with, without labels; without it, noise."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="How channels merge: budget, scaled, or mean as in the paper.")
+    ] = "budget",
+    patch: Annotated[
+        str, typer.Option(help="Patch sizes to try, with commas; by default about 8 and 16, which save time, too.")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
     seed: Annotated[int, typer.Option(min=0, help="Of the random projections.")] = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print for each layer what was chosen and why.")] = False,
@@ -68,6 +79,9 @@ def compile_(
             classes=names,
             levels=levels,
             objective=one_of(objective, ("flops", "time"), "--objective"),
+            images=images,
+            policy=one_of(policy, POLICIES, "--policy"),
+            patches=sides(patch),
             dtype=one_of(dtype, ("fp32", "fp16"), "--dtype"),
             seed=seed,
             on_step=reporter.step,
@@ -102,6 +116,14 @@ def one_of(text: str, choices: tuple[str, ...], option: str) -> str:
     if text not in choices:
         raise InputError(f"{option} cannot be {text!r}.", f"Choose one of: {', '.join(choices)}.")
     return text
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """Patch sizes from an option's text. Raises InputError."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--patch cannot be {text!r}.", "Give whole numbers with commas, as in 8,16.") from None
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from haste_runtime.flops import conv_geometries
@@ -11,8 +11,7 @@ from haste_runtime.graph import Graph, Shape
 from haste_runtime.operators import may_merge
 
 FEWEST_CHANNELS = 16  # below, hashing costs as much as merging could save, and channels are too few to be alike
-LARGEST_PATCH = 32  # in output pixels; larger patches find fewer channels alike and need longer projections
-SMALLEST_QUICK_PATCH = 7  # for time: smaller patches spend their gain on adding up filters (design: kernels)
+LARGEST_PATCH = 16  # in output pixels; larger patches find fewer channels alike, smaller than 7 gain no time
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,12 @@ class Candidate:
     reason: str
 
 
-def find_candidates(graph: Graph, shapes: Mapping[str, Shape], objective: str) -> tuple[Candidate, ...]:
-    """Every convolution of the graph, in order. objective: "flops" or "time"."""
+def find_candidates(graph: Graph, shapes: Mapping[str, Shape], patches: Sequence[int] = ()) -> tuple[Candidate, ...]:
+    """Every convolution of the graph, in order. patches: tile sides to try instead of those of `patch_sizes`."""
     found = []
     for name, geometry in conv_geometries(graph, shapes).items():
         reason = may_merge(graph.node(name), graph) or _too_narrow(geometry)
-        found.append(Candidate(name, geometry, () if reason else patch_sizes(geometry.out, objective), reason))
+        found.append(Candidate(name, geometry, () if reason else patch_sizes(geometry.out, patches), reason))
     return tuple(found)
 
 
@@ -43,21 +42,19 @@ def _too_narrow(geometry: ConvGeometry) -> str:
     return ""
 
 
-def patch_sizes(out: tuple[int, int], objective: str) -> tuple[int, ...]:
-    """Tile sides to try on an output map: about 4, 8 and 16, and the whole map if it is no larger than 32.
+def patch_sizes(out: tuple[int, int], wanted: Sequence[int] = ()) -> tuple[int, ...]:
+    """Tile sides to try on an output map: about 8 and 16, or the whole map where it is no larger than 16.
 
-    Of 7 and 8, and of 14 and 16, the one whose tiles reach less beyond the map. For time only sides of 7 and more, or
-    the whole map.
+    Of 7 and 8, and of 14 and 16, the one whose tiles reach less beyond the map. wanted: other sides to try instead; one
+    larger than the map stands for the whole map.
     """
     whole = max(out)
-    sizes = {min(pair, key=lambda m: (_overhang(out, m), -m)) for pair in ((4,), (7, 8), (14, 16))}
+    if wanted:
+        return tuple(sorted({min(m, whole) for m in wanted}))
+    sizes = {min(pair, key=lambda m: (_overhang(out, m), -m)) for pair in ((7, 8), (14, 16))}
     sizes = {m for m in sizes if m < whole}
     if whole <= LARGEST_PATCH:
         sizes.add(whole)
-    else:
-        sizes.add(min((28, 32), key=lambda m: (_overhang(out, m), -m)))
-    if objective == "time":
-        sizes = {m for m in sizes if m >= SMALLEST_QUICK_PATCH or m == whole}
     return tuple(sorted(sizes))
 
 

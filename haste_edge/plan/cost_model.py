@@ -24,6 +24,7 @@ HASHED = 1.5  # ternary additions: int16, twice the lanes
 MERGED = 0.42  # input values added to their group's mean
 CACHED_BYTES = 1.5  # weight bytes from a cache the weights fit in twice
 OUTER_BYTES = 0.9  # the same from the last cache; at least what memory gives
+COMPARING_CYCLES = 2.0  # a pair of codes: exclusive or, population count, the two smallest kept
 GROUPING_CYCLES = 25.0  # per channel and patch, whatever the vector: centring, code, finding its group
 
 
@@ -57,7 +58,14 @@ class CostModel:
         return Prediction(self._multiply_adds(weights * height * width), FLOAT * weights / self.first_touch, 0.0)
 
     def merged(
-        self, geometry: ConvGeometry, patch: int, nonzeros: int, bits: int, counts: LayerCounts, frames: int = 1
+        self,
+        geometry: ConvGeometry,
+        patch: int,
+        nonzeros: int,
+        bits: int,
+        counts: LayerCounts,
+        frames: int = 1,
+        policy: str = "mean",
     ) -> Prediction:
         """The merged convolution, mean over ``frames``. Arguments as for `haste_runtime.flops.merged_flops`.
 
@@ -74,6 +82,7 @@ class CostModel:
             + channel_patches * (nonzeros + bits) / (HASHED * self.lanes)
             + channel_patches * GROUPING_CYCLES
             + merged * d / (MERGED * self.lanes)
+            + self._deciding(geometry.channels_in, d, counts, policy) / frames
         )
         merged_bytes = FLOAT * merged * filters
         first = min(merged_bytes, merged_bytes / max(patches, 1.0))
@@ -81,6 +90,13 @@ class CostModel:
         merging = cycles / self.hertz + first / self.first_touch + again / self._bytes_per_second(weight_bytes)
         arithmetic = self._multiply_adds(filters * counts.kept_pixels / frames, MERGED_EFFICIENCY)
         return Prediction(arithmetic, (weight_bytes - min(first, weight_bytes)) / self.first_touch, merging)
+
+    def _deciding(self, channels: int, d: int, counts: LayerCounts, policy: str) -> float:
+        """Cycles of a policy's own decisions: products of quantised channels, two to a lane, and codes compared."""
+        if policy == "mean":
+            return 0.0
+        products = counts.patches * channels + (2 * counts.merged if policy == "scaled" else counts.verified)
+        return products * d / (HASHED * self.lanes) + counts.compared * COMPARING_CYCLES
 
     def _multiply_adds(self, count: float, efficiency: float = EFFICIENCY) -> float:
         return count / (efficiency * self.target.peak_gmac_s * 1e9)

@@ -1,4 +1,4 @@
-"""A plan as a table for people: every convolution, its shape, what was chosen, its bits at each level, and why."""
+"""A plan as a table for people: every convolution, its shape, what was chosen, how strongly it merges, and why."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import LayerPlan, Plan
 
-HEADER = ("layer", "shape", "choice", "bits at levels", "reason")
+HEADER = ("layer", "shape", "choice", "bits or budget at levels", "reason")
 
 
 def explain(plan: Plan, graph: Graph) -> str:
     """The table as text, and below it what each level is expected to save. graph: the one the plan was made for."""
     geometries = conv_geometries(graph, check_graph(graph))
     rows = [HEADER]
-    rows += [(p.node, _shape(geometries[p.node]), _choice(p), _bits(plan, p.node), p.reason) for p in plan.layers]
+    rows += [(p.node, _shape(geometries[p.node]), _choice(p), _strengths(plan, p), p.reason) for p in plan.layers]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("")
     for number, level in enumerate(plan.levels):
         lines.append(
             f"level {number}: {len(level.choices)} layers merged, {level.flops_reduction_network:.1f} % of all FLOPs "
-            f"saved ({level.flops_reduction:.1f} % of the layers that may merge)"
+            f"saved ({level.flops_reduction:.1f} % of the layers that may merge), same answer as level 0 on "
+            f"{level.agreement or 0:.0f} % of the pictures planned with"
         )
     return "\n".join(lines)
 
@@ -35,9 +36,17 @@ def _shape(geometry: ConvGeometry) -> str:
 
 
 def _choice(layer: LayerPlan) -> str:
-    return ", ".join(f"patch {variant.patch}" for variant in layer.variants) or "dense"
+    return ", ".join(f"{variant.policy}, patch {variant.patch}" for variant in layer.variants) or "dense"
 
 
-def _bits(plan: Plan, node: str) -> str:
+def _strengths(plan: Plan, layer: LayerPlan) -> str:
     """One number per level above 0; a dot where the layer is dense."""
-    return " ".join(str(level.choices[node].bits) if node in level.choices else "." for level in plan.levels[1:])
+    shown = []
+    for level in plan.levels[1:]:
+        choice = level.choices.get(layer.node)
+        if choice is None:
+            shown.append(".")
+        else:
+            budgeted = layer.variants[choice.variant].policy == "budget"
+            shown.append(f"{choice.budget:g}" if budgeted else str(choice.bits))
+    return " ".join(shown)

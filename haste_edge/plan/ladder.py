@@ -1,9 +1,9 @@
 """Which layer merges how strongly at which level: a Lagrangian over measured curves (design: the method, section 4).
 
 Distortions of single layers are added up, which is crude but ranks layers well. For a multiplier every layer takes the
-bits that minimise distortion - multiplier * saving; as the multiplier grows, the layers walk along the lower convex
-hulls of their curves. That walk, in steps of single bits, is the *path*; levels are points on it, evenly spaced in
-saving.
+setting that minimises distortion - multiplier * saving; as the multiplier grows, the layers walk along the lower convex
+hulls of their curves. That walk, in steps of single settings, is the *path*; levels are points on it, evenly spaced in
+what they save together.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from itertools import pairwise
 
 from haste_edge.plan.measure import Curve, Merge
 
-Saving = Callable[[Curve], Sequence[float]]  # what is saved for 1, 2, ... bits
+Saving = Callable[[Curve], Sequence[float]]  # what is saved at each setting
 SMALL_PATCH_GAIN = 0.1  # a smaller patch must be better by this share, as large patches run quicker
+DENSE = -1  # in place of a setting's index
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Point:
 class _Option:
     saving: float
     distortion: float
-    bits: int
+    index: int
 
 
 def hull(curve: Curve, saving: Saving) -> list[_Option]:
-    """The bits a multiplier can choose: the lower convex hull of (saving, distortion), from dense (0 bits) on."""
-    options = [_Option(s, d, b) for b, (s, d) in enumerate(zip(saving(curve), curve.distortion, strict=True), start=1)]
-    corners = [_Option(0.0, 0.0, 0)]
+    """The settings a multiplier can choose: the lower convex hull of (saving, distortion), from dense on."""
+    options = [_Option(s, d, i) for i, (s, d) in enumerate(zip(saving(curve), curve.distortion, strict=True))]
+    corners = [_Option(0.0, 0.0, DENSE)]
     for option in sorted(options, key=lambda o: (o.saving, o.distortion)):
         if option.saving <= corners[-1].saving:
             continue  # saves no more than what is there, and distorts no less
@@ -63,7 +64,7 @@ def path(curves: Mapping[str, Curve], saving: Saving) -> list[Point]:
     saved = distorted = 0.0
     for _, name, start, end in segments:
         for option in _between(curves[name], saving, start, end):
-            merges[name] = Merge(curves[name], option.bits)
+            merges[name] = Merge(curves[name], option.index)
             points.append(
                 Point(
                     dict(merges), saved + option.saving - start.saving, distorted + option.distortion - start.distortion
@@ -75,14 +76,14 @@ def path(curves: Mapping[str, Curve], saving: Saving) -> list[Point]:
 
 
 def _between(curve: Curve, saving: Saving, start: _Option, end: _Option) -> list[_Option]:
-    """From one corner of the hull to the next bit by bit, where that saves more and more; ``end`` is the last."""
+    """From one corner of the hull to the next, setting by setting where that saves more and more; ``end`` is last."""
     steps = []
     most = start.saving
     saved = saving(curve)
-    for bits in range((start.bits or len(saved) + 1) - 1, end.bits, -1):
-        if most < saved[bits - 1] < end.saving:
-            most = saved[bits - 1]
-            steps.append(_Option(most, curve.distortion[bits - 1], bits))
+    for index in range(start.index + 1, end.index):
+        if most < saved[index] < end.saving:
+            most = saved[index]
+            steps.append(_Option(most, curve.distortion[index], index))
     return [*steps, end]
 
 
@@ -103,7 +104,7 @@ def multipliers(points: Sequence[Point], levels: int) -> list[float]:
         return []
     found = []
     for target in targets(points[-1].saving, levels):
-        index = _index_at(points, target)
+        index = nearest(points, target)
         before = points[index - 1] if index else Point({}, 0.0, 0.0)
         step = points[index].saving - before.saving
         found.append((points[index].distortion - before.distortion) / step)
@@ -119,7 +120,7 @@ def pick(points: Sequence[Point], levels: int) -> list[int]:
     """Indices of at most ``levels`` different points, evenly spaced in saving, the last point among them."""
     if not points:
         return []
-    indices = {_index_at(points, target) for target in targets(points[-1].saving, levels)}
+    indices = {nearest(points, target) for target in targets(points[-1].saving, levels)}
     for index in range(len(points) - 1, -1, -1):  # where steps are coarse, targets fall together: take others too
         if len(indices) >= min(levels, len(points)):
             break
@@ -127,5 +128,6 @@ def pick(points: Sequence[Point], levels: int) -> list[int]:
     return sorted(indices)
 
 
-def _index_at(points: Sequence[Point], target: float) -> int:
+def nearest(points: Sequence[Point], target: float) -> int:
+    """The index of the point that saves most nearly ``target``."""
     return min(range(len(points)), key=lambda index: abs(points[index].saving - target))

@@ -22,30 +22,35 @@ def merged_reason(
     candidate: Candidate,
     dense: tuple[int, float],
     curve: Curve,
-    bits_per_level: Mapping[int, int],
+    used: Mapping[int, int],
     rivals: Sequence[int],
     aim: Aim,
 ) -> str:
     """Of a layer that merges.
 
-    dense: its FLOPs and predicted seconds. bits_per_level: level -> bits, only the levels that merge it. rivals: other
-    patch sizes that were tried.
+    dense: its FLOPs and predicted seconds. used: level -> index of the curve's setting, only the levels that merge it.
+    rivals: other patch sizes that were tried.
     """
-    first, last = min(bits_per_level), max(bits_per_level)
-    most, least = bits_per_level[first], bits_per_level[last]
-    bits = f"{most} bits" if most == least else f"{most} to {least} bits"
+    first, last = min(used), max(used)
+    weakest, strongest = (_setting(curve, used[level]) for level in (first, last))
+    strength = weakest if weakest == strongest else f"{weakest} to {strongest}"
     side = curve.patch
     where = "the whole map" if side >= max(candidate.geometry.out) else f"{side}x{side} patches"
     against = f" (better than {', '.join(map(str, sorted(rivals)))})" if rivals else ""
     flops, seconds = dense
-    time = 1 - curve.seconds_saved[least - 1] / seconds
-    kept, saved = curve.kept[least - 1], 100 * curve.flops_saved[least - 1] / flops
+    time = 1 - curve.seconds_saved[used[last]] / seconds
+    kept, saved = curve.kept[used[last]], 100 * curve.flops_saved[used[last]] / flops
     words = (
-        f"merged from level {first} on, {bits} on {where}{against}; at level {last} it keeps {kept:.2f} of its "
+        f"merged from level {first} on, {strength} on {where}{against}; at level {last} it keeps {kept:.2f} of its "
         f"channels, saves {saved:.0f} % of its FLOPs, and takes {time:.2f} of the dense time on {aim.target} by the "
         f"cost model"
     )
     return f"no layer is quicker merged, so FLOPs decide; {words}" if aim.hopeless else words
+
+
+def _setting(curve: Curve, index: int) -> str:
+    setting = curve.settings[index]
+    return f"budget {setting.budget:g}" if curve.policy == "budget" else f"{setting.bits} bits"
 
 
 def dense_reason(flops: int, curve: Curve, aim: Aim) -> str:

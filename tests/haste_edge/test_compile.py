@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from haste_edge import compile as compiler
 from haste_edge.compile import VerificationError, compare, compile_model, difference, random_inputs
 from haste_edge.errors import ModelError, PlanError, TargetError
+from haste_edge.plan.make import PlanMade
 from haste_edge.targets import load_target
 from haste_runtime import Session
 from haste_runtime.bundle import read_bundle
@@ -54,10 +55,11 @@ class TwoInTwoOut(nn.Module):
         return y, self.linear(y.mean((2, 3)))
 
 
-def dense_plan(graph: Graph, *_: Any, **__: Any) -> tuple[Plan, dict[str, Any]]:
+def dense_plan(graph: Graph, *_: Any, **__: Any) -> PlanMade:
     """In place of the planner, where the plan does not matter and time does."""
     convolutions = [node.name for node in graph.nodes if node.op == "conv"]
-    return Plan(tuple(LayerPlan(name, (), "not planned") for name in convolutions), (Level({}, 0.0, 0.0),)), {}
+    layers = tuple(LayerPlan(name, (), "not planned") for name in convolutions)
+    return PlanMade(Plan(layers, (Level({}, 0.0, 0.0),)), {}, {})
 
 
 @pytest.fixture

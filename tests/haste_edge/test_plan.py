@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders import GraphBuilder
+from builders import GraphBuilder, bundle_for
 
 from haste_edge import torch_graph
 from haste_edge.errors import PlanError
 from haste_edge.plan import explain, ladder, make_plan
 from haste_edge.plan.candidates import find_candidates, patch_sizes
 from haste_edge.plan.cost_model import CostModel
-from haste_edge.plan.measure import (
-    BITS,
-    MEASURED_BITS,
-    Curve,
-    Measurements,
-    Merge,
-    distortion,
-    interpolate,
-    layer_seed,
-)
+from haste_edge.plan.joint import Material, measure_levels
+from haste_edge.plan.make import PlanMade
+from haste_edge.plan.measure import Curve, Measurements, Merge, distortion, layer_seed
 from haste_edge.plan.restart import downstream
+from haste_edge.plan.settings import Setting
 from haste_edge.synthetic import pictures as synthetic_pictures
 from haste_edge.targets import load_target
-from haste_runtime.flops import dense_flops
+from haste_runtime import Session
+from haste_runtime.flops import Totals, dense_flops
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import Plan
+from haste_runtime.plan import POLICIES, Plan
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.projection import draw
-
-Made = tuple[Plan, dict[str, np.ndarray]]
 
 
 @lru_cache
@@ -55,7 +50,7 @@ def network(seed: int = 0, width: int = 16, side: int = 16) -> Graph:
 
 
 @lru_cache
-def made(objective: str = "flops", levels: int = 8, seed: int = 0, width: int = 16, target: str = "rpi4") -> Made:
+def made(objective: str = "flops", levels: int = 8, seed: int = 0, width: int = 16, target: str = "rpi4") -> PlanMade:
     return make_plan(network(width=width), Preprocessing(), load_target(target), objective, levels, seed)
 
 
@@ -76,7 +71,7 @@ def check_plan(graph: Graph, plan: Plan, projections: dict[str, np.ndarray], lev
     assert savings == sorted(set(savings))
     keys = {variant.projection for layer in plan.layers for variant in layer.variants}
     assert keys == set(projections)
-    geometries = {c.node: c.geometry for c in find_candidates(graph, check_graph(graph), "flops")}
+    geometries = {c.node: c.geometry for c in find_candidates(graph, check_graph(graph))}
     for layer in plan.layers:
         assert layer.reason
         for variant in layer.variants:
@@ -92,25 +87,25 @@ def check_plan(graph: Graph, plan: Plan, projections: dict[str, np.ndarray], lev
 
 @pytest.mark.parametrize("objective", ["flops", "time"])
 def test_plan_keeps_its_promises(objective: str) -> None:
-    plan, projections = made(objective)
+    plan, projections, _ = made(objective)
     check_plan(network(), plan, projections, 8)
     assert 4 <= len(plan.levels) - 1 <= 8
     assert plan.objective == objective
 
 
-def test_bits_only_fall_from_level_to_level() -> None:
-    plan, _ = made()
+def test_budgets_only_grow_from_level_to_level() -> None:
+    plan = made().plan
     for weaker, stronger in zip(plan.levels[1:], plan.levels[2:], strict=False):
         assert set(weaker.choices) <= set(stronger.choices)
-        assert all(stronger.choices[node].bits <= choice.bits for node, choice in weaker.choices.items())
+        assert all(stronger.choices[node].budget >= choice.budget for node, choice in weaker.choices.items())
 
 
 def test_same_arguments_same_plan_other_seed_other_projections() -> None:
-    plan, projections = made()
-    again, same = make_plan(network(), Preprocessing(), load_target("rpi4"))
+    plan, projections, _ = made()
+    again, same, _ = make_plan(network(), Preprocessing(), load_target("rpi4"))
     assert again == plan
     assert all(np.array_equal(same[key], matrix) for key, matrix in projections.items())
-    other, _ = made(seed=1)
+    other = made(seed=1).plan
     seeds = [{layer.node: v.seed for layer in p.layers for v in layer.variants} for p in (plan, other)]
     assert not set(seeds[0].values()) & set(seeds[1].values())
 
@@ -123,14 +118,14 @@ def test_seed_differs_for_each_layer_and_patch() -> None:
 
 @pytest.mark.parametrize("levels", [1, 3, 5])
 def test_levels_are_at_most_as_many_as_asked(levels: int) -> None:
-    plan, projections = made(levels=levels)
+    plan, projections, _ = made(levels=levels)
     check_plan(network(), plan, projections, levels)
     assert len(plan.levels) - 1 >= min(4, levels)
 
 
 @pytest.mark.parametrize("graph", [single(16, 8), single(24, 24, side=4), single(32, 16, 1), single(64, 32, 5)])
 def test_one_layer_is_enough_for_four_levels(graph: Graph) -> None:
-    plan, projections = make_plan(graph, Preprocessing(), load_target("host"))
+    plan, projections, _ = make_plan(graph, Preprocessing(), load_target("host"))
     check_plan(graph, plan, projections, 8)
     assert len(plan.levels) - 1 >= 4
 
@@ -147,7 +142,7 @@ def test_one_layer_is_enough_for_four_levels(graph: Graph) -> None:
     ],
 )
 def test_what_cannot_merge_has_level_0_alone_and_a_reason(graph: Graph, words: str) -> None:
-    plan, projections = make_plan(graph, Preprocessing(), load_target("rpi4"))
+    plan, projections, _ = make_plan(graph, Preprocessing(), load_target("rpi4"))
     assert len(plan.levels) == 1
     assert projections == {}
     assert plan.layers[0].variants == ()
@@ -157,14 +152,14 @@ def test_what_cannot_merge_has_level_0_alone_and_a_reason(graph: Graph, words: s
 def test_network_without_convolutions() -> None:
     b = GraphBuilder(0, x=(12,))
     b.linear("out", "x", 12, 3)
-    plan, projections = make_plan(b.graph(), Preprocessing(), load_target("host"))
+    plan, projections, _ = make_plan(b.graph(), Preprocessing(), load_target("host"))
     assert plan == Plan((), plan.levels, "flops")
     assert len(plan.levels) == 1
     assert projections == {}
 
 
 def test_explain_has_a_row_and_a_reason_for_every_convolution() -> None:
-    plan, _ = made()
+    plan = made().plan
     text = explain(plan, network())
     rows = text.splitlines()
     for layer in plan.layers:
@@ -176,55 +171,51 @@ def test_explain_has_a_row_and_a_reason_for_every_convolution() -> None:
     assert sum(row.startswith("level ") for row in rows) == len(plan.levels)
 
 
-def test_expected_savings_are_what_the_levels_do_on_the_pictures() -> None:
-    """Counted again, with the pictures given: a plan's own numbers must be those of its own levels."""
+def test_expected_savings_are_what_the_levels_do_on_the_pictures(tmp_path: Path) -> None:
+    """Counted again by a session, with the pictures given: a plan's own numbers must be those of its own levels."""
     graph, pictures = network(), synthetic_pictures(4, (3, 16, 16), seed=9)
-    plan, projections = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
-    shapes = check_graph(graph)
-    candidates = find_candidates(graph, shapes, "flops")
-    measured = Measurements(graph, shapes, candidates, {"x": pictures}, CostModel(load_target("rpi4"), 0), 0)
-    variants = {layer.node: layer.variants[0] for layer in plan.layers if layer.variants}
-    for level in plan.levels[1:]:
-        merges = {
-            node: Merge(
-                Curve(node, variants[node].patch, 0, projections[variants[node].projection], (), (), (), ()),
-                choice.bits,
-            )
-            for node, choice in level.choices.items()
-        }
-        joint = measured.joint(merges)
-        assert joint.flops_reduction_network == pytest.approx(level.flops_reduction_network)
-        assert joint.flops_reduction(variants) == pytest.approx(level.flops_reduction)
+    plan, projections, importance = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
+    bundle = replace(bundle_for(graph), plan=plan, projections=projections, importance=importance)
+    with Session(bundle, "numpy") as session:
+        exact = session.run(pictures.numpy()).argmax(1)
+        for number, level in enumerate(plan.levels[1:], start=1):
+            session.level = number
+            totals, answers = Totals(0, 0, 0, 0), []
+            for picture in pictures.numpy():
+                answers.append(int(session.run(picture[None]).argmax()))
+                totals += session.stats.totals
+            assert totals.flops_reduction_network == pytest.approx(level.flops_reduction_network, abs=0.01)
+            assert totals.flops_reduction == pytest.approx(level.flops_reduction, abs=0.01)
+            assert level.agreement == 100 * np.mean(answers == exact)
 
 
 def test_pictures_of_ones_own_are_picked_evenly() -> None:
-    graph, pictures = single(16, 8, side=6), torch.rand(100, 16, 6, 6)
-    plan, _ = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures)
-    evenly = pictures[torch.arange(24) * 100 // 24]
-    assert make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=evenly)[0] == plan
+    graph, pictures = single(16, 8, side=6), torch.rand(400, 16, 6, 6)
+    plan = make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=pictures).plan
+    evenly = pictures[torch.arange(128) * 400 // 128]
+    assert make_plan(graph, Preprocessing(), load_target("rpi4"), pictures=evenly).plan == plan
 
 
-def test_measuring_bit_by_bit_is_measuring_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large networks are run with fewer numbers of bits at a time, which changes nothing."""
+def test_measuring_one_by_one_is_measuring_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large networks are run with fewer settings at a time, which changes nothing."""
     graph, shapes = network(), check_graph(network())
-    candidates = find_candidates(graph, shapes, "flops")
+    candidates = find_candidates(graph, shapes)
     model, inputs = CostModel(load_target("rpi4"), 0), {"x": synthetic_pictures(3, (3, 16, 16))}
-    measured = Measurements(graph, shapes, candidates, inputs, model, 0)
+    measured = Measurements(graph, shapes, candidates, inputs, model, "budget", 0)
     together = measured.curves("a2")[0].distortion
     monkeypatch.setattr("haste_edge.plan.measure.RUN_BYTES", 1)
     np.testing.assert_allclose(measured.curves("a2")[0].distortion, together, rtol=1e-4)
 
 
 def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
-    plan, _ = made("time", width=32)
+    plan = made("time", width=32).plan
     shapes = check_graph(network(width=32))
-    candidates = {c.node: c for c in find_candidates(network(width=32), shapes, "time")}
+    candidates = {c.node: c for c in find_candidates(network(width=32), shapes)}
     inputs = {"x": synthetic_pictures(4, (3, 16, 16))}
     model = CostModel(load_target("rpi4"), 4 * network(width=32).parameters())
-    measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, 0)
+    measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, "budget", 0)
     for layer in plan.layers:
         for variant in layer.variants:
-            assert variant.patch >= 7 or variant.patch == max(candidates[layer.node].geometry.out)
             curve = next(c for c in measured.curves(layer.node) if c.patch == variant.patch)
             assert max(curve.seconds_saved) > 0
 
@@ -234,6 +225,8 @@ def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
     [
         ({"objective": "space"}, "objective"),
         ({"levels": 0}, "levels"),
+        ({"policy": "median"}, "policy"),
+        ({"patches": (8, 0)}, "pixel"),
         ({"pictures": torch.zeros(2, 3, 8, 8)}, "shape"),
         ({"pictures": torch.full((1, 3, 16, 16), torch.nan)}, "NaN"),
     ],
@@ -256,20 +249,22 @@ def test_progress_rises_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "flops", "time"),
+    ("out", "wanted", "sizes"),
     [
-        ((2, 2), (2,), (2,)),
-        ((8, 8), (4, 8), (8,)),
-        ((16, 16), (4, 8, 16), (8, 16)),
-        ((28, 28), (4, 7, 14, 28), (7, 14, 28)),
-        ((56, 56), (4, 8, 14, 28), (8, 14, 28)),
-        ((5, 9), (4, 7, 9), (7, 9)),
-        ((1, 1), (1,), (1,)),
+        ((2, 2), (), (2,)),
+        ((8, 8), (), (8,)),
+        ((16, 16), (), (8, 16)),
+        ((28, 28), (), (7, 14)),
+        ((32, 32), (), (8, 16)),
+        ((56, 56), (), (8, 14)),
+        ((5, 9), (), (7, 9)),
+        ((1, 1), (), (1,)),
+        ((16, 16), (4, 32), (4, 16)),
+        ((2, 2), (4, 8), (2,)),
     ],
 )
-def test_patch_sizes(out: tuple[int, int], flops: tuple[int, ...], time: tuple[int, ...]) -> None:
-    assert patch_sizes(out, "flops") == flops
-    assert patch_sizes(out, "time") == time
+def test_patch_sizes(out: tuple[int, int], wanted: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    assert patch_sizes(out, wanted) == sizes
 
 
 @pytest.mark.parametrize("name", ["stem", "a1", "a2", "short", "b2", "depth"])
@@ -295,41 +290,45 @@ def test_restart_leaves_out_outputs_that_do_not_depend_on_the_node() -> None:
     assert set(rest.constants) == {"right.weight", "right.bias"}
 
 
-def test_distortion_is_relative_and_squared() -> None:
-    exact = {"a": torch.ones(2, 4), "b": 2 * torch.ones(2, 4)}
+def test_distortion_of_maps_is_relative_and_squared() -> None:
+    exact = {"a": torch.ones(2, 4, 3, 3), "b": 2 * torch.ones(2, 4, 1, 1)}
     assert distortion({"a": 1.5 * exact["a"]}, exact) == pytest.approx(0.25)
     assert distortion({"a": exact["a"], "b": 3 * exact["b"]}, exact) == pytest.approx(2.0)
     assert distortion(exact, exact) == 0.0
 
 
-def test_curve_of_one_layer_agrees_with_merging_it() -> None:
+def test_distortion_of_scores_ignores_their_scale_and_mean() -> None:
+    scores = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 0.0]])
+    assert distortion({"a": 0.3 * scores + 7}, {"a": scores}) == pytest.approx(0.0, abs=1e-6)
+    turned = distortion({"a": torch.tensor([[1.0, -1.0, 0.0]])}, {"a": torch.tensor([[1.0, 1.0, -2.0]])})
+    assert turned == pytest.approx(1.0)
+    half = distortion({"a": torch.tensor([[1.0, -1.0, 0.0]])}, {"a": torch.tensor([[1.0, 0.0, -1.0]])})
+    assert half == pytest.approx(0.75)  # an angle of 60 degrees
+    assert distortion({"b": torch.tensor([[3.0]])}, {"b": torch.tensor([[2.0]])}) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_curve_of_one_layer_agrees_with_merging_it(policy: str) -> None:
+    """Measured alone in torch, and in a whole network by the runtime."""
     graph, shapes = network(), check_graph(network())
-    candidates = find_candidates(graph, shapes, "flops")
-    model = CostModel(load_target("rpi4"), 0)
-    measured = Measurements(graph, shapes, candidates, {"x": synthetic_pictures(3, (3, 16, 16))}, model, 0)
+    inputs = {"x": synthetic_pictures(3, (3, 16, 16))}
+    measured = Measurements(
+        graph, shapes, find_candidates(graph, shapes), inputs, CostModel(load_target("rpi4"), 0), policy, 0
+    )
+    dense = dense_flops(measured.candidates["b2"].geometry)
     for curve in measured.curves("b2"):
-        dense = dense_flops(measured.candidates["b2"].geometry)
-        for bits in MEASURED_BITS:
-            joint = measured.joint({"b2": Merge(curve, bits)})
-            assert joint.flops_reduction(["b2"]) == pytest.approx(100 * curve.flops_saved[bits - 1] / dense)
-            assert joint.distortion <= curve.distortion[bits - 1] * (1 + 1e-3)
-        assert joint.distortion == pytest.approx(curve.distortion[BITS - 1], rel=1e-3, abs=1e-9)
-
-
-def test_interpolation_is_monotone_and_passes_through_what_was_measured() -> None:
-    measured = [0.5, 0.2, 0.05, 0.06, 1e-4, 0.0]
-    curve = interpolate(measured)
-    assert len(curve) == BITS
-    assert list(curve) == sorted(curve, reverse=True)
-    assert curve[MEASURED_BITS[0] - 1] == pytest.approx(0.5)
-    assert curve[MEASURED_BITS[2] - 1] == pytest.approx(0.06)  # 10 bits did worse than 7 by chance
-    assert curve[0] > 0.5
-    assert curve[BITS - 1] == 0.0
+        merges = [{"b2": Merge(curve, index)} for index in range(len(curve.settings))]
+        joints = measure_levels(Material(graph), shapes, merges, inputs)
+        for joint, saved, changed in zip(joints, curve.flops_saved, curve.distortion, strict=True):
+            assert joint.totals.flops_reduction == pytest.approx(100 * saved / dense, abs=1e-6)
+            assert joint.distortion <= changed * (1 + 1e-3) + 1e-9
+        assert joints[-1].distortion == pytest.approx(curve.distortion[-1], rel=1e-3, abs=1e-9)
 
 
 def _curve(node: str, saved: list[float], distorted: list[float], patch: int = 8) -> Curve:
-    empty = np.zeros((0, 0), np.int8)
-    return Curve(node, patch, 0, empty, (), tuple(saved), (), tuple(distorted))
+    empty, none = np.zeros((0, 0), np.int8), np.zeros(0, np.uint16)
+    settings = tuple(Setting(16, 0.1 * i) for i in range(len(saved)))
+    return Curve(node, patch, "budget", 0, empty, none, settings, (), tuple(saved), (), tuple(distorted))
 
 
 def _saving(curve: Curve) -> tuple[float, ...]:
@@ -337,17 +336,17 @@ def _saving(curve: Curve) -> tuple[float, ...]:
 
 
 def test_hull_skips_what_a_line_beats() -> None:
-    curve = _curve("a", [8.0, 6.0, 5.0, 1.0, -2.0], [4.0, 1.0, 0.9, 0.5, 0.0])
-    assert [(o.bits, o.saving) for o in ladder.hull(curve, _saving)] == [(0, 0.0), (2, 6.0), (1, 8.0)]
+    curve = _curve("a", [-2.0, 1.0, 5.0, 6.0, 8.0], [0.0, 0.5, 0.9, 1.0, 4.0])
+    assert [(o.index, o.saving) for o in ladder.hull(curve, _saving)] == [(-1, 0.0), (3, 6.0), (4, 8.0)]
 
 
 def test_path_takes_the_cheapest_saving_first() -> None:
-    curves = {"cheap": _curve("cheap", [3.0, 2.0], [0.2, 0.1]), "dear": _curve("dear", [5.0, 1.0], [5.0, 1.0])}
+    curves = {"cheap": _curve("cheap", [2.0, 3.0], [0.1, 0.2]), "dear": _curve("dear", [1.0, 5.0], [1.0, 5.0])}
     points = ladder.path(curves, _saving)
-    assert [{n: m.bits for n, m in p.merges.items()} for p in points] == [
-        {"cheap": 2},
+    assert [{n: m.index for n, m in p.merges.items()} for p in points] == [
+        {"cheap": 0},
         {"cheap": 1},
-        {"cheap": 1, "dear": 2},
+        {"cheap": 1, "dear": 0},
         {"cheap": 1, "dear": 1},
     ]
     assert [p.saving for p in points] == [2.0, 3.0, 4.0, 8.0]
