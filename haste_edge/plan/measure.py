@@ -78,8 +78,8 @@ def distortion(outputs: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> fl
     """How much outputs changed, mean over those that ``outputs`` has; 0 for not at all.
 
     Maps (N, C, H, W): relative squared change, sums over the pictures. Vectors (N, F) of three and more: what is left
-    of a picture's scores when their mean and their scale are taken out, 1 - cos^2, mean over the pictures. Merging makes
-    all scores smaller, which changes no answer; counting that as a loss would plan for the wrong thing.
+    of a picture's scores when their mean and their scale are taken out, 1 - cos^2, mean over the pictures. Merging
+    makes all scores smaller, which changes no answer; counting that as a loss would plan for the wrong thing.
     """
     changes = [_change(outputs[name].double(), exact[name].double()) for name in outputs]
     return sum(changes) / max(len(changes), 1)
