@@ -1,4 +1,4 @@
-"""The torch method against the numpy definition of the hash, and against a loop that really merges channels."""
+"""The torch method against the numpy definition of hash and merging, and against a loop that really merges channels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from haste_edge import method
-from haste_runtime import hashing
+from haste_edge.method import Rule
+from haste_runtime import hashing, merge
 from haste_runtime.errors import InputError
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry, output_size
+from haste_runtime.grouping import Grouping
+from haste_runtime.plan import POLICIES
 from haste_runtime.projection import draw
 
 
@@ -47,6 +50,24 @@ def projection_for(geometry: ConvGeometry, m: int, bits: int = 14, seed: int = 1
     return torch.from_numpy(draw(seed, bits, geometry.patch_side(m)))
 
 
+def rule_for(
+    geometry: ConvGeometry, m: int, bits: int, policy: str = "mean", budget: float = 0.3, rows: int = 14
+) -> Rule:
+    """Some rule for a layer; every sixth channel counts for nothing, if the policy asks."""
+    importance = torch.arange(geometry.channels_in) * 700 % 4200
+    return Rule(m, projection_for(geometry, m, rows), bits, policy, importance, budget)
+
+
+def definition(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, rule: Rule
+) -> list[merge.Merged]:
+    """The runtime's, map by map."""
+    assert rule.importance is not None
+    numbers = rule._replace(projection=rule.projection.numpy(), importance=rule.importance.numpy().astype(np.uint16))
+    bias_ = None if bias is None else bias.numpy()
+    return [merge.merged_conv(map_.numpy(), weight.numpy(), bias_, geometry, merge.Rule(*numbers)) for map_ in x]
+
+
 def slow_patches(x: np.ndarray, geometry: ConvGeometry, m: int) -> np.ndarray:
     """(P, C, n, n) of one map (C, H, W), pixel by pixel."""
     n, stride = geometry.patch_side(m), geometry.stride[0]
@@ -63,25 +84,35 @@ def slow_patches(x: np.ndarray, geometry: ConvGeometry, m: int) -> np.ndarray:
 
 
 def slow_merged_conv(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, geometry: ConvGeometry, m: int, codes: np.ndarray
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, geometry: ConvGeometry, m: int, found: list[Grouping | None]
 ) -> tuple[np.ndarray, LayerCounts]:
-    """Really merges: means of channels, sums of filters, K_p products per tap, in double precision."""
+    """Really merges, in double precision: planes of channels, sums of filters times scales, K_p products per tap.
+
+    found: the groups of each patch, None where it is dead.
+    """
     y = np.zeros((geometry.channels_out, *geometry.out))
     y += bias[:, None, None]
     stride, dilation = geometry.stride[0], geometry.dilation[0]
-    counts = LayerCounts(0, 0, 0, 0)
+    counts = LayerCounts()
     patches = slow_patches(x, geometry, m).astype(float)
-    for patch, code, tile in zip(patches, codes, geometry.tiles(m), strict=True):
-        members = [] if code[0] == -1 else [np.flatnonzero(code == c) for c in dict.fromkeys(code.tolist())]
+    for patch, grouping, tile in zip(patches, found, geometry.tiles(m), strict=True):
+        counts += LayerCounts(1)
+        if grouping is None:
+            continue
+        members = [np.flatnonzero(grouping.leaders == leader) for leader in dict.fromkeys(grouping.leaders.tolist())]
+        members = [channels for channels in members if grouping.leaders[channels[0]] >= 0]
         merged = sum(len(channels) for channels in members if len(channels) > 1)
-        counts += LayerCounts(1, len(members), merged, len(members) * tile.height * tile.width)
+        kept_pixels = len(members) * tile.height * tile.width
+        counts += LayerCounts(0, len(members), merged, kept_pixels, grouping.compared, grouping.verified)
         for channels in members:
-            mean, filters = patch[channels].mean(0), weight[:, channels].sum(1)
+            s = grouping.scales[channels].astype(float)
+            plane = np.tensordot(s, patch[channels], 1) / (s @ s) if s.any() else 0 * patch[0]
+            filters = np.tensordot(weight[:, channels].astype(float), s, (1, 0))
             for i in range(tile.height):
                 for j in range(tile.width):
                     for ky in range(weight.shape[2]):
                         for kx in range(weight.shape[3]):
-                            pixel = mean[i * stride + ky * dilation, j * stride + kx * dilation]
+                            pixel = plane[i * stride + ky * dilation, j * stride + kx * dilation]
                             y[:, tile.ty * m + i, tile.tx * m + j] += filters[:, ky, kx] * pixel
     return y, counts
 
@@ -205,17 +236,20 @@ def test_integers_decide_nearly_as_the_textbook_does() -> None:
     assert equal.float().mean() > 0.99
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_hash_as_their_float32_values(dtype: torch.dtype) -> None:
+def test_other_precisions_decide_as_their_float32_values(dtype: torch.dtype, policy: str) -> None:
     geometry = make_geometry(8, 4, (7, 5))
     x, w = torch.randn(2, 8, 7, 5).to(dtype), torch.randn(4, 8, 3, 3).to(dtype)
-    y, counts, codes = method.merged_conv(x, w, None, geometry, 3, projection_for(geometry, 3), 4)
-    assert y.dtype == dtype
-    expected = method.merged_conv(x.float(), w.float(), None, geometry, 3, projection_for(geometry, 3), 4)
-    assert torch.equal(codes, expected[2])
-    assert counts == expected[1]
+    rule = rule_for(geometry, 3, 4, policy)
+    found = method.merged_conv(x, w, None, geometry, rule)
+    assert found.output.dtype == dtype
+    expected = method.merged_conv(x.float(), w.float(), None, geometry, rule)
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(found.leaders, expected.leaders)
+    assert found.counts == expected.counts
     rounding = torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
-    torch.testing.assert_close(y.float(), expected[0], atol=30 * rounding, rtol=8 * rounding)
+    torch.testing.assert_close(found.output.float(), expected.output, atol=40 * rounding, rtol=8 * rounding)
 
 
 def test_autocast_does_not_touch_the_hash() -> None:
@@ -250,6 +284,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("channels", "size", "kernel", "stride", "dilation", "padding", "m"), SHAPES)
 def test_merged_conv_equals_really_merging(
     channels: int,
@@ -259,27 +294,39 @@ def test_merged_conv_equals_really_merging(
     dilation: int,
     padding: tuple[int, int, int, int],
     m: int,
+    policy: str,
 ) -> None:
     geometry = make_geometry(channels, 3, size, kernel, stride, dilation, padding)
     x = torch.randn(3, channels, *size)
-    x[0, 1:3] = x[0, :1]  # equal channels
+    x[0, 1:3] = torch.tensor([1.0, -2.0])[: channels - 1, None, None] * x[0, :1]
     x[1].relu_()
     x[2] = 0.0  # dead throughout
     weight, bias = torch.randn(3, channels, kernel, kernel), torch.randn(3)
-    matrix = projection_for(geometry, m)
-    y, counts, codes = method.merged_conv(x, weight, bias, geometry, m, matrix, 2)
-    assert y.shape == (3, *geometry.output_shape)
-    total = LayerCounts(0, 0, 0, 0)
-    for i in range(3):
+    rule = rule_for(geometry, m, 2, policy)
+    found = method.merged_conv(x, weight, bias, geometry, rule)
+    assert found.output.shape == (3, *geometry.output_shape)
+    assert found.codes.shape == found.leaders.shape
+    total, by_definition = LayerCounts(), definition(x, weight, bias, geometry, rule)
+    for i, expected in enumerate(by_definition):
+        np.testing.assert_array_equal(found.codes[i].numpy(), expected.codes)
+        np.testing.assert_array_equal(found.leaders[i].numpy(), expected.leaders)
+        tolerance = 1e-4 * np.abs(expected.output).max()
+        np.testing.assert_allclose(found.output[i].numpy(), expected.output, rtol=0, atol=tolerance)
         patches = slow_patches(x[i].numpy(), geometry, m)
         q, live = hashing.quantise(patches.reshape(*patches.shape[:2], -1))
-        expected_codes = np.where(live[:, None], hashing.codes(q, matrix.numpy(), 2), -1)
-        np.testing.assert_array_equal(codes[i].numpy(), expected_codes)
-        expected, one = slow_merged_conv(x[i].numpy(), weight.numpy(), bias.numpy(), geometry, m, expected_codes)
-        np.testing.assert_allclose(y[i].numpy(), expected, atol=1e-4 * np.abs(expected).max())
-        total += one
-    assert counts == total
-    assert torch.equal(y[2], bias[:, None, None].expand_as(y[2]))  # a dead patch gives the bias, exactly
+        importance = np.asarray(rule.importance, np.uint16)
+        runtime_rule = merge.Rule(m, rule.projection.numpy(), 2, policy, importance, rule.budget)
+        groups = [
+            merge.group(one, codes, runtime_rule) if alive else None
+            for one, codes, alive in zip(q, expected.codes, live, strict=True)
+        ]
+        y, counts = slow_merged_conv(x[i].numpy(), weight.numpy(), bias.numpy(), geometry, m, groups)
+        np.testing.assert_allclose(found.output[i].numpy(), y, rtol=0, atol=tolerance)
+        assert counts == expected.counts
+        total += counts
+    assert found.counts == total
+    dead = found.output[2]
+    assert torch.equal(dead, bias[:, None, None].expand_as(dead))  # a dead patch gives the bias, exactly
 
 
 @settings(deadline=None, max_examples=40)
@@ -290,9 +337,16 @@ def test_merged_conv_equals_really_merging(
     padding=st.tuples(*[st.integers(0, 2)] * 4),
     m=st.integers(1, 6),
     chunk_bytes=st.sampled_from([1, 500, 3000, method.CHUNK_BYTES]),
+    policy=st.sampled_from(POLICIES),
 )
 def test_patches_and_chunks_of_any_shape(
-    size: tuple[int, int], kernel: int, stride: int, padding: tuple[int, int, int, int], m: int, chunk_bytes: int
+    size: tuple[int, int],
+    kernel: int,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    m: int,
+    chunk_bytes: int,
+    policy: str,
 ) -> None:
     geometry = make_geometry(4, 2, size, kernel, stride, padding=padding)
     if min(geometry.out) < 1:
@@ -301,20 +355,24 @@ def test_patches_and_chunks_of_any_shape(
     patches = method.extract_patches(x, geometry, m)
     expected = np.stack([slow_patches(map_.numpy(), geometry, m) for map_ in x])
     np.testing.assert_array_equal(patches.numpy(), expected.reshape(*expected.shape[:3], -1))
-    matrix = projection_for(geometry, m, bits=3)
-    y, counts, codes = method.merged_conv(x, weight, bias, geometry, m, matrix, 3, chunk_bytes=chunk_bytes)
+    rule = rule_for(geometry, m, 3, policy)
+    found = method.merged_conv(x, weight, bias, geometry, rule, chunk_bytes=chunk_bytes)
     q, live = method.quantise(patches)
-    whole = method.codes(q, matrix, 3).masked_fill(~live[..., None], hashing.DEAD_CODE)
-    assert torch.equal(codes, whole)
-    expected_y, expected_counts = method.convolve_groups(x, whole, weight, bias, geometry, m)
-    torch.testing.assert_close(y, expected_y)
-    assert counts == expected_counts
+    codes = method.codes(q, rule.projection, 3).masked_fill(~live[..., None], hashing.DEAD_CODE)
+    assert torch.equal(found.codes, codes)
+    assert torch.equal(method.layer_codes(x, geometry, m, rule.projection, 3, chunk_bytes=chunk_bytes), codes)
+    grouping = method.decide(q.flatten(0, 1), codes.flatten(0, 1), rule)
+    assert torch.equal(found.leaders, grouping.leaders.view(codes.shape))
+    y, counts = method.convolve_groups(x, grouping, weight, bias, geometry, m)
+    torch.testing.assert_close(found.output, y)
+    assert found.counts == counts == method.counts(grouping, geometry, m)
 
 
 def test_channels_that_all_differ_give_the_plain_convolution() -> None:
     geometry = make_geometry(5, 4, (9, 10), stride=2)
     x, weight, bias = torch.randn(2, 5, 9, 10), torch.randn(4, 5, 3, 3), torch.randn(4)
-    y, counts, codes = method.merged_conv(x, weight, bias, geometry, 3, projection_for(geometry, 3, 31), 31)
+    y, counts, codes, leaders = method.merged_conv(x, weight, bias, geometry, rule_for(geometry, 3, 31, rows=31))
+    assert torch.equal(leaders, torch.arange(5).expand_as(leaders))
     assert all(len(set(patch)) == 5 for patch in codes.flatten(0, 1).tolist())
     assert counts == LayerCounts(2 * 4, 2 * 4 * 5, 0, 2 * 5 * 5 * 5)
     torch.testing.assert_close(y, F.conv2d(x, weight, bias, 2, 1), atol=1e-5, rtol=1e-5)
@@ -324,9 +382,42 @@ def test_equal_channels_merge_without_error() -> None:
     geometry = make_geometry(8, 4, (8, 8))
     x = torch.randn(1, 2, 8, 8).repeat_interleave(4, 1)
     weight = torch.randn(4, 8, 3, 3)
-    y, counts, _ = method.merged_conv(x, weight, None, geometry, 8, projection_for(geometry, 8), 14)
-    assert counts == LayerCounts(1, 2, 8, 2 * 64)
-    torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), atol=1e-5, rtol=1e-5)
+    for policy in POLICIES:
+        rule = rule_for(geometry, 8, 14, policy, budget=1e-9)._replace(importance=torch.ones(8, dtype=torch.int32))
+        y, counts, _, leaders = method.merged_conv(x, weight, None, geometry, rule)
+        looked_at = (7 + 3, 7 + 3) if policy == "budget" else (0, 0)  # the second leader is found at channel 4
+        assert counts == LayerCounts(1, 2, 8, 2 * 64, *looked_at)
+        assert leaders.tolist() == [[[0] * 4 + [4] * 4]]
+        torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_multiples_and_dead_channels_cost_next_to_nothing_where_scales_are_allowed() -> None:
+    geometry = make_geometry(6, 4, (8, 8))
+    x = torch.randn(1, 1, 8, 8) * torch.tensor([2.0, -4.0, 0.0, 1.0, 4.0, 0.0])[:, None, None]
+    weight = torch.randn(4, 6, 3, 3)
+    ones = torch.ones(6, dtype=torch.int32)
+    rule = rule_for(geometry, 8, 14, "budget", budget=0.02)._replace(importance=ones)  # 127 / 2 has to be rounded
+    y, counts, _, leaders = method.merged_conv(x, weight, None, geometry, rule)
+    assert leaders.tolist() == [[[0, 0, -1, 0, 0, -1]]]
+    assert counts == LayerCounts(1, 1, 4, 64, 3, 3)
+    exact = F.conv2d(x, weight, None, 1, 1)
+    assert (y - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_textbooks_codes_with_every_policy(policy: str) -> None:
+    """Its codes propose, the quantised patch decides; a patch of zeros is not dead, but has the one code 0."""
+    geometry = make_geometry(12, 4, (10, 10))
+    x = torch.randn(2, 12, 10, 10).relu()
+    x[1] = 0.0
+    rule = rule_for(geometry, 5, 3, policy)
+    found = method.merged_conv(x, torch.randn(4, 12, 3, 3), None, geometry, rule, hash="float")
+    patches = method.extract_patches(x, geometry, 5).flatten(0, 1)
+    codes = method.float_codes(patches, rule.projection, 3)
+    assert torch.equal(found.codes.flatten(0, 1), codes)
+    assert torch.equal(found.leaders.flatten(0, 1), method.decide(method.quantise(patches)[0], codes, rule).leaders)
+    assert (found.leaders[1] == (0 if policy == "mean" else -1)).all()
+    assert not found.output[1].any()
 
 
 def test_codes_nest() -> None:
@@ -336,15 +427,14 @@ def test_codes_nest() -> None:
     matrix = projection_for(geometry, 4)
     codes = method.layer_codes(x, geometry, 4, matrix, 14)
     assert (codes == hashing.DEAD_CODE).any()
-    groups = [method.group(method.prefix(codes, bits).flatten(0, 1)) for bits in range(1, 15)]
+    leaders = [method.group_by_mean(method.prefix(codes, bits).flatten(0, 1)).leaders for bits in range(1, 15)]
     for bits in range(1, 15):
         assert torch.equal(method.prefix(codes, bits), method.layer_codes(x, geometry, 4, matrix, bits))
-    for coarse, fine in pairwise(groups):
-        assert (coarse.kept <= fine.kept).all()
-        parents = [set() for _ in fine.sizes]
-        for parent, child in zip(coarse.ids.tolist(), fine.ids.tolist(), strict=True):
-            parents[child].add(parent)
-        assert all(len(found) == 1 for found in parents)  # a finer group lies in one coarser group
+    for coarse, fine in pairwise(leaders):
+        dead = fine == -1
+        assert torch.equal(coarse == -1, dead)
+        through = coarse.gather(1, fine.masked_fill(dead, 0)).masked_fill(dead, -1)
+        assert torch.equal(through, coarse)  # a finer group lies in one coarser group: its leader's
 
 
 @settings(deadline=None, max_examples=60)
@@ -365,22 +455,10 @@ def test_kept_per_bits_counts_every_prefix(codes: list[list[int]], dead: bool) -
 
 def test_kept_per_bits_agrees_with_the_counts_of_the_layer() -> None:
     geometry = make_geometry(16, 4, (9, 9))
-    x, weight, matrix = torch.randn(3, 16, 9, 9), torch.randn(4, 16, 3, 3), projection_for(geometry, 4, 31)
-    codes = method.layer_codes(x, geometry, 4, matrix, 31)
+    x, weight = torch.randn(3, 16, 9, 9), torch.randn(4, 16, 3, 3)
+    codes = method.layer_codes(x, geometry, 4, projection_for(geometry, 4, 31), 31)
     kept, merged = method.kept_per_bits(codes, 31)
     assert kept.shape == (32, 3, 9)
     for bits in (1, 4, 31):
-        _, counts, _ = method.merged_conv(x, weight, None, geometry, 4, matrix, bits)
+        counts = method.merged_conv(x, weight, None, geometry, rule_for(geometry, 4, bits, rows=31)).counts
         assert (counts.kept, counts.merged) == (int(kept[bits].sum()), int(merged[bits].sum()))
-
-
-def test_means_of_groups_and_their_gradient() -> None:
-    x = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [5.0, 7.0]], [[1e-35, 0.0], [0.0, 0.0], [0.0, 0.0]]], requires_grad=True)
-    codes = torch.tensor([[2, 5, 2], [-1, -1, -1]], dtype=torch.int32)
-    means, groups = method.group_means(x, codes)
-    assert means.tolist() == [[[3.0, 4.5], [3.0, 6.0], [3.0, 4.5]], [[0.0, 0.0]] * 3]
-    assert groups.kept.tolist() == [2, 0]
-    assert groups.merged.tolist() == [2, 0]
-    means.backward(torch.tensor([[[1.0, 0.0], [4.0, 0.0], [3.0, 0.0]], [[1.0, 1.0]] * 3]))
-    assert x.grad is not None
-    assert x.grad.tolist() == [[[2.0, 0.0], [4.0, 0.0], [2.0, 0.0]], [[0.0, 0.0]] * 3]
