@@ -151,10 +151,10 @@ def from_schedule(
         layer_seed = zlib.crc32(f"{seed}/{name}".encode())
         side = conv_geometry(convs[name], (1, 1)).patch_side(patch)
         projections[name] = draw(layer_seed, most, side, sparsity)
-        if policy == "budget":
-            importance[name] = channel_importance(convs[name].weight.detach().float().cpu().numpy())
-        weighed = name if policy == "budget" else ""
-        variants[name] = (Variant(patch, most, sparsity, layer_seed, name, policy, weighed),)
+        weights = f"{name}.importance" if policy == "budget" else ""
+        if weights:
+            importance[weights] = channel_importance(convs[name].weight.detach().float().cpu().numpy())
+        variants[name] = (Variant(patch, most, sparsity, layer_seed, name, policy, weights),)
     return Recipe(levels, variants, projections, importance)
 
 

@@ -20,15 +20,17 @@ from torch.nn import functional as F
 import haste_edge
 from haste_edge import method
 from haste_edge.conv2d import conv_geometry, conv_output, conv_padding
+from haste_edge.importance import channel_importance
 from haste_edge.knob import Stats
+from haste_edge.method import Rule
 from haste_edge.module import HasteConv2d
-from haste_edge.schedule import DEFAULT_BITS, ApplyError, parse_levels
+from haste_edge.schedule import BUDGET_BITS, DEFAULT_BITS, DEFAULT_BUDGETS, ApplyError, parse_budgets, parse_levels
 from haste_runtime import merge
 from haste_runtime.errors import InputError, LevelError
-from haste_runtime.flops import dense_flops, linear_flops, merged_flops
+from haste_runtime.flops import LayerCounts, dense_flops, linear_flops, merged_flops
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Value
-from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.projection import draw
 
 
@@ -59,6 +61,11 @@ class Net(nn.Module):
 
 
 MERGING = ("wide", "block.0", "block.2")
+TWO_LEVELS: dict[str, dict[str, Any]] = {  # for `apply`, by policy
+    "mean": {"bits": [6, 3]},
+    "scaled": {"bits": [6, 3], "policy": "scaled"},
+    "budget": {"bits": 11, "budget": [0.1, 0.8], "policy": "budget"},
+}
 
 
 @pytest.fixture
@@ -85,9 +92,10 @@ def everything(model: nn.Module) -> dict[str, Any]:
 # --- apply and remove -------------------------------------------------------------------------------------------------
 
 
-def test_remove_restores_the_very_same_model(net: Net, x: Tensor) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_remove_restores_the_very_same_model(net: Net, x: Tensor, policy: str) -> None:
     before, y = everything(net), net(x)
-    assert haste_edge.apply(net, bits=[6, 3]) is net
+    assert haste_edge.apply(net, **TWO_LEVELS[policy]) is net
     assert not torch.equal(net(x), y)
     assert everything(net) != before
     assert haste_edge.remove(net) is net
@@ -130,8 +138,9 @@ def test_level_0_is_exactly_the_model(net: Net, x: Tensor) -> None:
     assert net.haste.stats.flops_reduction_network == 0.0
 
 
-def test_one_knob_turns_all_layers(net: Net, x: Tensor) -> None:
-    haste_edge.apply(net, bits=[8, 2])
+@pytest.mark.parametrize("arguments", [{"bits": [8, 2]}, *TWO_LEVELS.values()])
+def test_one_knob_turns_all_layers(net: Net, x: Tensor, arguments: dict[str, Any]) -> None:
+    haste_edge.apply(net, **arguments)
     kept = []
     for level in range(3):
         haste_edge.set_level(net, level)
@@ -169,6 +178,13 @@ def test_what_does_not_merge_is_listed_with_its_reason(net: Net, x: Tensor) -> N
     assert torch.isfinite(net(x)).all()
 
 
+def test_layers_without_a_budget_are_dense(net: Net, x: Tensor) -> None:
+    haste_edge.apply(net, policy="budget", budget={"wide": 0.4, "block.0": 0})
+    assert net.haste.skipped["block.0"] == net.haste.skipped["block.2"] == "dense at every level (budget)"
+    assert net.haste.levels == ({}, {"wide": Choice(0, BUDGET_BITS, 0.4)})
+    assert torch.isfinite(net(x)).all()
+
+
 def test_the_first_convolution_merges_if_asked(net: Net) -> None:
     haste_edge.apply(net, bits=4, skip_first=False)
     assert type(net.stem) is HasteConv2d
@@ -196,6 +212,10 @@ def test_the_model_itself_may_be_a_convolution(x: Tensor) -> None:
         ({"sparsity": 1.0}, "sparsity 1.0"),
         ({"bits": []}, "not a schedule"),
         ({"bits": 5, "level": 2}, "no level 2"),
+        ({"budget": 0.1}, "'mean' takes no budget"),
+        ({"policy": "budget", "bits": [4, 3]}, "one number of bits"),
+        ({"policy": "budget", "bits": 0}, "one number of bits"),
+        ({"policy": "budget", "budget": -1}, "not an error budget"),
     ],
 )
 def test_wrong_arguments_leave_a_plain_model(net: Net, arguments: dict[str, Any], message: str) -> None:
@@ -275,9 +295,10 @@ def test_training_goes_on(net: Net, x: Tensor) -> None:
     assert not torch.equal(weight, old)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions(net: Net, x: Tensor, dtype: torch.dtype) -> None:
-    haste_edge.apply(net, bits=4)
+def test_other_precisions(net: Net, x: Tensor, dtype: torch.dtype, policy: str) -> None:
+    haste_edge.apply(net, **TWO_LEVELS[policy])
     y = net(x)
     net.to(dtype)
     assert net.wide.haste_projection_0.dtype == torch.int8
@@ -311,11 +332,21 @@ def test_projections_move_with_the_model_and_leave_with_remove(net: Net) -> None
     assert net.wide.haste_projection_0.device.type == "meta"
 
 
+def test_importance_moves_with_the_model_too(net: Net) -> None:
+    haste_edge.apply(net, policy="budget")
+    expected = channel_importance(net.wide.weight.detach().numpy())
+    assert np.array_equal(net.wide.haste_importance_0.numpy(), expected)
+    names = {name for name, _ in net.to("meta").named_buffers() if "haste" in name}
+    assert names == {f"{name}.haste_{kind}_0" for name in MERGING for kind in ("projection", "importance")}
+    assert net.wide.haste_importance_0.device.type == "meta"
+
+
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
-def test_stats_are_the_runtimes_counts(net: Net, x: Tensor) -> None:
-    haste_edge.apply(net, bits=[9, 4], level=2, patch=4)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_stats_are_the_runtimes_counts(net: Net, x: Tensor, policy: str) -> None:
+    haste_edge.apply(net, level=2, patch=4, **TWO_LEVELS[policy])
     inputs: dict[str, Tensor] = {}
     for name in MERGING:
         net.get_submodule(name).register_forward_hook(lambda module, args, y, name=name: inputs.update({name: args[0]}))
@@ -324,14 +355,18 @@ def test_stats_are_the_runtimes_counts(net: Net, x: Tensor) -> None:
     assert list(stats.layers) == ["stem", "wide", "block.0", "block.2", "depthwise", "tall", "mirror", "fc"]
     executed = dense = 0
     for name in MERGING:
-        conv = net.get_submodule(name)
+        conv, choice = net.get_submodule(name), net.haste.levels[2][name]
         geometry = conv_geometry(conv, conv_output(conv, inputs[name]))
         projection = conv.haste_projection_0
-        _, counts, _ = method.merged_conv(inputs[name], conv.weight, conv.bias, geometry, 4, projection, 4)
+        importance = conv.haste_importance_0 if policy == "budget" else None
+        rule = Rule(4, projection, choice.bits, policy, importance, choice.budget)
+        counts = method.merged_conv(inputs[name], conv.weight, conv.bias, geometry, rule).counts
+        assert (counts.compared > 0) == (policy == "budget")
         layer = stats.layers[name]
         assert layer.counts == counts
         assert layer.dense_flops == 2 * dense_flops(geometry)
-        assert layer.executed_flops == merged_flops(geometry, 4, int(projection[:4].count_nonzero()), 4, counts)
+        nonzeros = int(projection[: choice.bits].count_nonzero())
+        assert layer.executed_flops == merged_flops(geometry, 4, nonzeros, choice.bits, counts, policy)
         assert stats.kept[name] == counts.kept / (counts.patches * conv.in_channels)
         executed += layer.executed_flops
         dense += layer.dense_flops
@@ -398,6 +433,38 @@ def test_every_level_names_known_layers_and_real_bits(bits: list[Any]) -> None:
         assert level == {name: count for name, count in expected.items() if count}
 
 
+def test_schedules_of_budgets() -> None:
+    assert parse_budgets(None, NAMES) == ({}, *(dict.fromkeys(NAMES, budget) for budget in DEFAULT_BUDGETS))
+    assert DEFAULT_BUDGETS == (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
+    assert parse_budgets(1, NAMES) == ({}, dict.fromkeys(NAMES, 1.0))
+    assert parse_budgets({"a.*": 0.5, "?.1": 1e6}, NAMES) == ({}, {"a.0": 0.5, "a.1": 0.5, "b.1": 1e6})
+    assert parse_budgets([0.1, {"a.0": 0, "*": 0.7}, 0.0], NAMES) == (
+        {},
+        dict.fromkeys(NAMES, 0.1),
+        {"a.1": 0.7, "b.0": 0.7, "b.1": 0.7},
+        {},
+    )
+    assert all(isinstance(budget, float) for level in parse_budgets([1, {"*": 2}], NAMES) for budget in level.values())
+
+
+@pytest.mark.parametrize(
+    "budget", [-0.1, 2e6, float("nan"), float("inf"), "0.1", True, [], {"a.*": "1"}, [1, None], [[1.0]], {"c.*": 0.1}]
+)
+def test_wrong_schedules_of_budgets(budget: Any) -> None:
+    with pytest.raises(ApplyError) as error:
+        parse_budgets(budget, NAMES)
+    assert error.value.hint
+
+
+def test_levels_of_a_budget_share_their_bits(net: Net) -> None:
+    haste_edge.apply(net, policy="budget", budget=[0.1, {"block.*": 0.5}], bits=9)
+    assert [level.get("wide") for level in net.haste.levels] == [None, Choice(0, 9, 0.1), None]
+    assert [level.get("block.0") for level in net.haste.levels] == [None, Choice(0, 9, 0.1), Choice(0, 9, 0.5)]
+    assert net.haste.variants["wide"][0].bits == len(net.wide.haste_projection_0) == 9
+    haste_edge.apply(net, policy="budget")
+    assert [level["wide"] for level in net.haste.levels[1:]] == [Choice(0, BUDGET_BITS, b) for b in DEFAULT_BUDGETS]
+
+
 def test_levels_of_a_model_use_prefixes_of_one_matrix(net: Net) -> None:
     haste_edge.apply(net, bits=[11, {"block.*": 6}], seed=5)
     assert net.haste.variants["wide"][0].bits == 11
@@ -417,30 +484,38 @@ def test_levels_of_a_model_use_prefixes_of_one_matrix(net: Net) -> None:
 # --- the contract with the runtime ------------------------------------------------------------------------------------
 
 
-def replay(conv: HasteConv2d, x: Tensor, y: Tensor, choice: Choice, variant: Variant) -> None:
+def replay(conv: HasteConv2d, x: Tensor, y: Tensor, choice: Choice, variant: Variant) -> LayerCounts:
     """The numpy definition on a recorded layer input: equal groups, and outputs within 1e-4 of the largest."""
     geometry = conv_geometry(conv, conv_output(conv, x))
     projection = conv.get_buffer(f"haste_projection_{choice.variant}")
+    importance = conv.get_buffer(f"haste_importance_{choice.variant}") if variant.importance else None
     bias = None if conv.bias is None else conv.bias.detach().numpy()
     weight = conv.weight.detach().numpy()
-    codes = method.layer_codes(x, geometry, variant.patch, projection, choice.bits)
+    rule = Rule(variant.patch, projection, choice.bits, variant.policy, importance, choice.budget)
+    codes, grouping = method.group_layer(x, geometry, rule)
+    numbers = None if importance is None else importance.numpy().astype(np.uint16)
+    runtime_rule = merge.Rule(*rule._replace(projection=projection.numpy(), importance=numbers))
+    counts = LayerCounts()
     for i in range(len(x)):
-        expected, _, expected_codes = merge.merged_conv(
-            x[i].numpy(), weight, bias, geometry, variant.patch, projection.numpy(), choice.bits
-        )
-        np.testing.assert_array_equal(codes[i].numpy(), expected_codes)
-        np.testing.assert_allclose(y[i].numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        expected = merge.merged_conv(x[i].numpy(), weight, bias, geometry, runtime_rule)
+        np.testing.assert_array_equal(codes[i].numpy(), expected.codes)
+        np.testing.assert_array_equal(grouping.leaders.view(codes.shape)[i].numpy(), expected.leaders)
+        np.testing.assert_allclose(y[i].numpy(), expected.output, rtol=0, atol=1e-4 * np.abs(expected.output).max())
+        counts += expected.counts
+    return counts
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("padding", ["same", "valid", 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_layer_contract(kernel: int, padding: str | int) -> None:
+def test_layer_contract(kernel: int, padding: str | int, policy: str) -> None:
     conv = nn.Conv2d(12, 7, kernel, padding=padding)
     x = torch.randn(2, 12, 13, 10).relu()
-    haste_edge.apply(conv, bits=5, patch=4, skip_first=False)
+    haste_edge.apply(conv, patch=4, skip_first=False, level=2, **TWO_LEVELS[policy])
     with torch.no_grad():
         y = conv(x)
-    replay(conv, x, y, Choice(0, 5), conv.haste.variants[""][0])
+    counts = replay(conv, x, y, conv.haste.levels[2][""], conv.haste.variants[""][0])
+    assert conv.haste.stats.layers[""].counts == counts
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -454,8 +529,9 @@ def test_same_padding_of_even_kernels_is_torchs() -> None:
 
 
 def bundle_of(net: Net, patches: tuple[int, ...] = (4, 8)) -> SimpleNamespace:
-    """Graph, plan and projections as a compiled `Net` would have them (its weights changed, as folding does)."""
-    nodes, constants, layers, projections = [], {}, [], {}
+    """Graph, plan, projections and importance as a compiled `Net` would have them (its weights changed, as folding
+    does). Variants take the policies in turn."""
+    nodes, constants, layers, projections, importance = [], {}, [], {}, {}
     for name, conv in net.named_modules():
         if not isinstance(conv, nn.Conv2d):
             continue
@@ -469,37 +545,46 @@ def bundle_of(net: Net, patches: tuple[int, ...] = (4, 8)) -> SimpleNamespace:
         }
         nodes.append(Node(name, "conv", ("x",), attributes, {"weight": f"{name}.weight"}))
         variants = []
-        for patch in patches if name in MERGING else ():
-            key = f"{name}/{patch}"
-            projections[key] = draw(patch, 12, conv_geometry(conv, (1, 1)).patch_side(patch))
-            variants.append(Variant(patch, 12, 2 / 3, patch, key))
+        for policy in POLICIES if name in MERGING else ():
+            for patch in patches:
+                key, weights = f"{name}/{patch}", f"{name}/weights" if policy == "budget" else ""
+                projections[key] = draw(patch, 12, conv_geometry(conv, (1, 1)).patch_side(patch))
+                variants.append(Variant(patch, 12, 2 / 3, patch, key, policy, weights))
+                if weights:
+                    importance[weights] = np.arange(1, conv.in_channels + 1, dtype=np.uint16)
         layers.append(LayerPlan(name, tuple(variants), "merges" if variants else f"{name} stays dense"))
     levels = (
         Level({}, 0.0, 0.0),
         Level({"wide": Choice(0, 12)}, 1.0, 1.0),
-        Level({"wide": Choice(1, 5), "block.0": Choice(0, 3), "block.2": Choice(1, 2)}, 2.0, 2.0),
+        Level({"wide": Choice(1, 5), "block.0": Choice(2, 3), "block.2": Choice(5, 12, 0.5)}, 2.0, 2.0),
+        Level({"wide": Choice(4, 12, 0.4), "block.0": Choice(5, 9, 0.2), "block.2": Choice(3, 4)}, 3.0, 3.0),
     )
     graph = Graph((Value("x", (3, 17, 14)),), (), tuple(nodes), constants)
-    return SimpleNamespace(graph=graph, plan=Plan(tuple(layers), levels), projections=projections)
+    plan = Plan(tuple(layers), levels)
+    return SimpleNamespace(graph=graph, plan=plan, projections=projections, importance=importance)
 
 
 def test_a_bundles_plan_gives_the_runtimes_groups(net: Net, x: Tensor) -> None:
     bundle = bundle_of(net)
-    for projection in bundle.projections.values():
-        projection.flags.writeable = False  # as they come from a file
+    for array in (*bundle.projections.values(), *bundle.importance.values()):
+        array.flags.writeable = False  # as they come from a file
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
     for name in MERGING:
         net.get_submodule(name).register_forward_hook(
             lambda module, args, y, name=name: recorded.update({name: (args[0], y)})
         )
     haste_edge.apply(net, plan=bundle, level=2)
-    with torch.no_grad():
-        net(x)
     assert net.haste.levels == tuple(level.choices for level in bundle.plan.levels)
-    for name in MERGING:
-        choice, variants = bundle.plan.levels[2].choices[name], bundle.plan.layer(name).variants
-        replay(net.get_submodule(name), *recorded[name], choice, variants[choice.variant])
-        assert net.haste.stats.kept[name] < 1
+    for level in (2, 3):
+        net.haste.level = level
+        with torch.no_grad():
+            net(x)
+        for name in MERGING:
+            choice, variants = bundle.plan.levels[level].choices[name], bundle.plan.layer(name).variants
+            counts = replay(net.get_submodule(name), *recorded[name], choice, variants[choice.variant])
+            assert net.haste.stats.layers[name].counts == counts
+            assert net.haste.stats.kept[name] < 1
+    assert net.block[2].haste_importance_5.tolist() == list(range(1, 25))
     assert net.haste.skipped["stem"] == "stem stays dense"
     assert net.haste.skipped["tall"] == "kernel 3x1 is not square"
     net.haste.level = 1
@@ -520,14 +605,14 @@ def test_a_pad_that_the_compiler_folded_changes_no_group() -> None:
     plan = Plan(
         (LayerPlan("1", (Variant(2, 6, 2 / 3, 1, "p"),), ""),), (Level({}, 0, 0), Level({"1": Choice(0, 3)}, 1, 1))
     )
-    bundle = SimpleNamespace(graph=graph, plan=plan, projections={"p": matrix})
+    bundle = SimpleNamespace(graph=graph, plan=plan, projections={"p": matrix}, importance={})
     haste_edge.apply(padded, plan=bundle)
     with torch.no_grad():
         y = padded(x)
     geometry = ConvGeometry.from_node(node, (6, 8, 9), weight.shape)
-    expected, counts, _ = merge.merged_conv(x[0].numpy(), weight, None, geometry, 2, matrix, 3)
-    assert padded.haste.stats.layers["1"].counts == counts
-    np.testing.assert_allclose(y[0].numpy(), expected, atol=1e-5)
+    expected = merge.merged_conv(x[0].numpy(), weight, None, geometry, merge.Rule(2, matrix, 3))
+    assert padded.haste.stats.layers["1"].counts == expected.counts
+    np.testing.assert_allclose(y[0].numpy(), expected.output, atol=1e-5)
 
 
 def test_a_bundle_of_another_model_is_refused(net: Net) -> None:
