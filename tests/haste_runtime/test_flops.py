@@ -16,8 +16,10 @@ from haste_runtime.flops import (
     merged_flops,
     reduction,
 )
-from haste_runtime.merge import merged_conv
+from haste_runtime.grouping import DROPPED
+from haste_runtime.merge import Rule, merged_conv
 from haste_runtime.operators import check_graph
+from haste_runtime.plan import POLICIES
 from haste_runtime.projection import draw
 
 
@@ -46,29 +48,69 @@ def test_merged_convolution_by_hand() -> None:
     )
 
 
+def test_other_policies_by_hand() -> None:
+    """The same layer and groups; in patch 2 a channel is dropped, and leaves a group of 3."""
+    geometry = geometry_of(conv_graph(4, 8, 3, h=5, w=5))
+    counts = LayerCounts(4, 9, 3 + 0 + 3 + 4, 54, compared=4 * 3 + 2, verified=4 * 3)
+    common = (
+        4 * 2 * 4 * 36  # quantising
+        + 4 * (4 * 20 + 4 * 3)  # hashing
+        + 2 * 10 * 36  # merging inputs, each channel times its scale
+        + 2 * 10 * 8 * 9  # merging filters, alike
+        + 2 * 8 * 9 * 54  # reduced convolution
+    )
+    assert merged_flops(geometry, 4, 20, 3, counts, "scaled") == common + (
+        10 * 36  # the sum of each group
+        + 10 * (2 * 36)  # its energy, for which no more is charged than one product per channel
+        + 10 * (2 * 36)  # the product of each channel with the sum
+        + 10 * 2  # times the channels, divided by the energy
+    )
+    assert merged_flops(geometry, 4, 20, 3, counts, "budget") == common + (
+        4 * 4 * (2 * 36 + 3)  # the energy of each channel, weighed and compared with price and share
+        + 14 * 3  # distances of codes
+        + 12 * (2 * 36 + 5)  # products of channels with leaders, and the losses from them
+    )
+
+
 @pytest.mark.parametrize(("k", "stride", "m"), [(3, 1, 4), (3, 2, 3), (1, 1, 2), (5, 1, 8)])
-def test_merged_convolution_counted_patch_by_patch(k: int, stride: int, m: int) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_merged_convolution_counted_patch_by_patch(k: int, stride: int, m: int, policy: str) -> None:
     graph = conv_graph(7, 5, k, stride, 9, 11)
     geometry, weight = geometry_of(graph), graph.constants["conv.weight"]
     projection = draw(1, 6, geometry.patch_side(m))
     x = alike_channels(np.random.default_rng(2), (7, 9, 11))
-    _, counts, codes = merged_conv(x, weight, None, geometry, m, projection, 5)
+    x[3] = 0
+    rule = Rule(m, projection, 5, policy, np.array([9, 1, 5, 4, 4, 0, 7], np.uint16), 0.4)
+    _, counts, codes, leaders = merged_conv(x, weight, None, geometry, rule)
     d, nonzeros, total = geometry.patch_side(m) ** 2, int((projection[:5] != 0).sum()), 0
-    for patch, tile in zip(codes, geometry.tiles(m), strict=True):
-        sizes = [list(patch).count(code) for code in set(patch.tolist())]
+    for of_patch, tile in zip(leaders.tolist(), geometry.tiles(m), strict=True):
+        sizes = [of_patch.count(leader) for leader in set(of_patch) - {DROPPED}]
         merged = sum(size for size in sizes if size > 1)
-        total += 2 * 7 * d + 7 * nonzeros + 7 * 5 + merged * d + merged * 5 * k * k
+        total += 2 * 7 * d + 7 * nonzeros + 7 * 5
+        total += (1 if policy == "mean" else 2) * (merged * d + merged * 5 * k * k)
+        total += merged * (5 * d + 2) if policy == "scaled" else 7 * (2 * d + 3) if policy == "budget" else 0
         total += 2 * 5 * len(sizes) * k * k * tile.height * tile.width
+    total += 3 * counts.compared + (2 * d + 5) * counts.verified
     assert counts.patches == len(geometry.tiles(m))
-    assert merged_flops(geometry, m, nonzeros, 5, counts) == total
+    assert (codes >= 0).all()
+    assert 0 < counts.merged
+    assert (DROPPED in leaders) == (policy != "mean")
+    if policy == "budget":  # at most all pairs, and two leaders each
+        assert 0 < counts.verified <= counts.compared <= counts.patches * 7 * 6 // 2
+        assert counts.verified <= counts.patches * (0 + 1 + 2 * 5)
+    else:
+        assert counts.compared == counts.verified == 0
+    assert merged_flops(geometry, m, nonzeros, 5, counts, policy) == total
 
 
 def test_counts_add_up_over_frames() -> None:
     geometry = geometry_of(conv_graph(4, 8, 3, h=5, w=5))
-    first, second = LayerCounts(4, 9, 11, 54), LayerCounts(4, 16, 0, 100)
-    assert merged_flops(geometry, 4, 20, 3, first + second) == sum(
-        merged_flops(geometry, 4, 20, 3, counts) for counts in (first, second)
-    )
+    first, second = LayerCounts(4, 9, 11, 54, 20, 15), LayerCounts(4, 16, 0, 100, 24, 19)
+    assert first + second == LayerCounts(8, 25, 11, 154, 44, 34)
+    for policy in POLICIES:
+        assert merged_flops(geometry, 4, 20, 3, first + second, policy) == sum(
+            merged_flops(geometry, 4, 20, 3, counts, policy) for counts in (first, second)
+        )
 
 
 def test_reduction_in_percent() -> None:
@@ -78,9 +120,11 @@ def test_reduction_in_percent() -> None:
     assert reduction(0, 0) == 0.0
 
 
-def test_network_totals() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_network_totals(policy: str) -> None:
     graph = random_network(3)
-    bundle, shapes = bundle_for(graph, patch=(3, 4), bits=8, levels=(8, 2)), check_graph(graph)
+    shapes = check_graph(graph)
+    bundle = bundle_for(graph, patch=(3, 4), bits=8, levels=(8, 2), policy=("mean", policy), budget=0.5)
     flops = NetworkFlops(graph, shapes, bundle.plan, bundle.projections)
     may_merge = [layer.node for layer in bundle.plan.layers if layer.variants]
     assert 0 < len(may_merge) < len(bundle.plan.layers)
@@ -102,7 +146,7 @@ def test_network_totals() -> None:
     for name in may_merge:
         variant = bundle.plan.layer(name).variants[1]  # the second level takes the second variant
         nonzeros = int(np.count_nonzero(bundle.projections[variant.projection][:2]))
-        executed += merged_flops(geometry_of(graph, name), 4, nonzeros, 2, counts[name])
+        executed += merged_flops(geometry_of(graph, name), 4, nonzeros, 2, counts[name], policy)
     at_two = flops.totals(2, counts)
     assert at_two == Totals(executed, some, everything - some + executed, everything)
     assert at_two.flops_reduction == pytest.approx(100 * (1 - executed / some))

@@ -18,7 +18,8 @@ from haste_runtime.backends import choose_backend
 from haste_runtime.backends.numpy_backend import NumpyBackend
 from haste_runtime.errors import BackendError
 from haste_runtime.graph import Graph
-from haste_runtime.merge import merged_conv
+from haste_runtime.merge import Rule, merged_conv
+from haste_runtime.plan import POLICIES
 
 
 def frame_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
@@ -46,30 +47,39 @@ def test_level_zero_is_the_network(seed: int) -> None:
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
 @pytest.mark.parametrize("residual", [False, True])
 def test_merged_layer_in_a_graph(activation: str, residual: bool) -> None:
-    """Residual and activation come after the merged convolution, and the plan's variant and bits are used."""
+    """Residual and activation come after the merged convolution, and the plan's variant, bits and budget are used."""
     graph = conv_graph(9, 4, 3, 2, 13, 11, activation=activation, residual=residual)
-    bundle = bundle_for(graph, patch=(2, 5), bits=10, levels=(9, 3))
+    bundle = bundle_for(
+        graph, (2, 5, 4), 10, (9, 3, 4, 1, 2, 8), policy=("mean", "scaled", "budget"), budget=(0.0, 0.0, 0.2, 1, 1, 1.5)
+    )
     backend = NumpyBackend(bundle, trace=True)
     rng = np.random.default_rng(1)
     x, other = alike_channels(rng, (9, 13, 11)), sign_changing(rng, (4, 7, 6))
     frame = {"x": x} | ({"residual": other} if residual else {})
     weight, bias = graph.constants["conv.weight"], graph.constants["conv.bias"]
-    for level, patch, bits in ((1, 2, 9), (2, 5, 3)):
-        projection = bundle.projections[f"conv.projection{patch}"]
-        y, counts, codes = merged_conv(x, weight, bias, geometry_of(graph), patch, projection, bits)
+    settings = [(2, 9, "mean", 0.0), (5, 3, "scaled", 0.0), (4, 4, "budget", 0.2)]
+    settings += [(2, 1, "mean", 0.0), (5, 2, "scaled", 0.0), (4, 8, "budget", 1.5)]
+    found = set()
+    for level, (patch, bits, policy, budget) in enumerate(settings, 1):
+        projection, importance = bundle.projections[f"conv.projection{patch}"], bundle.importance["conv.importance"]
+        rule = Rule(patch, projection, bits, policy, importance, budget)
+        y, counts, codes, groups = merged_conv(x, weight, bias, geometry_of(graph), rule)
         y = y + other if residual else y
         y = {"none": y, "relu": np.maximum(y, 0), "relu6": np.clip(y, 0, 6)}[activation]
         assert np.array_equal(backend.run(frame, level)["conv"], y)
         assert backend.counts() == {"conv": counts}
         assert np.array_equal(backend.codes()["conv"], codes)
+        assert np.array_equal(backend.groups()["conv"], groups)
+        found.add(groups.tobytes())
+    assert len(found) == len(settings)
     backend.run(frame, 0)
-    assert backend.counts() == {}
-    assert backend.codes() == {}
+    assert backend.counts() == backend.codes() == backend.groups() == {}
 
 
-def test_merging_saves_and_changes_something_in_a_network() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_merging_saves_and_changes_something_in_a_network(policy: str) -> None:
     graph = random_network(11)
-    bundle = bundle_for(graph, patch=3, bits=12, levels=(12, 1))
+    bundle = bundle_for(graph, patch=3, bits=12, levels=(12, 1), policy=policy, budget=(0.1, 1.0))
     backend, frame = NumpyBackend(bundle), frame_for(graph)
     exact = backend.run(frame, 0)["logits"]
     merging = sorted(layer.node for layer in bundle.plan.layers if layer.variants)
@@ -83,10 +93,10 @@ def test_merging_saves_and_changes_something_in_a_network() -> None:
         for name, count in counts.items():
             geometry = geometry_of(graph, name)
             assert count.patches == len(geometry.tiles(3))
-            assert count.patches <= count.kept <= count.patches * geometry.channels_in
+            assert (count.patches if policy == "mean" else 0) <= count.kept <= count.patches * geometry.channels_in
     assert kept[1] < kept[0]
     assert np.abs(changed - exact).max() > 0
-    assert backend.codes() == {}  # without trace
+    assert backend.codes() == backend.groups() == {}  # without trace
 
 
 def test_same_frame_same_bytes_and_fresh_arrays() -> None:
