@@ -1,7 +1,7 @@
 """A device at work: ``python run_levels.py BUNDLE INPUTS.npz OUT.npz``, beside numpy and safetensors alone.
 
 Runs the inputs at every level with the reference backend. OUT has ``LEVEL/output/NAME`` for each output and
-``LEVEL/codes/LAYER`` for each merged layer.
+``LEVEL/codes/LAYER`` and ``LEVEL/groups/LAYER`` for each merged layer.
 """
 
 from __future__ import annotations
@@ -22,4 +22,5 @@ with Session(bundle, backend="numpy", trace=True) as session:
         session.level = level.number
         results |= {f"{level.number}/output/{name}": array for name, array in session.run(frames).items()}
         results |= {f"{level.number}/codes/{name}": array for name, array in session.codes.items()}
+        results |= {f"{level.number}/groups/{name}": array for name, array in session.groups.items()}
 np.savez(out, **results)

@@ -17,7 +17,7 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import overload
@@ -31,6 +31,7 @@ from haste_runtime.errors import HasteError, InputError, LevelError
 from haste_runtime.flops import LayerCounts, NetworkFlops, Totals
 from haste_runtime.graph import Shape
 from haste_runtime.operators import check_graph
+from haste_runtime.plan import Level
 
 Array = NDArray[np.float32]
 
@@ -49,11 +50,13 @@ class TensorInfo:
 class LevelInfo:
     """What a level means. Reductions are percentages of FLOPs, expected when the bundle was compiled; `Session.stats`
     has what really happened. ``flops_reduction`` is over the layers that may merge, ``flops_reduction_network`` over
-    all convolutions and linear layers."""
+    all convolutions and linear layers. ``agreement``: percentage of frames expected to have the same largest output as
+    at level 0, None where it was not measured."""
 
     number: int
     flops_reduction: float
     flops_reduction_network: float
+    agreement: float | None
     description: str
 
 
@@ -259,21 +262,29 @@ class Session:
 
     @property
     def levels(self) -> tuple[LevelInfo, ...]:
-        """Every level of the bundle, in order, with what it is expected to save."""
+        """Every level of the bundle, in order, with what it is expected to save, and how often to answer alike."""
         return tuple(
-            LevelInfo(number, level.flops_reduction, level.flops_reduction_network, self._describe(number))
+            LevelInfo(
+                number, level.flops_reduction, level.flops_reduction_network, level.agreement, self._describe(level)
+            )
             for number, level in enumerate(self._bundle.plan.levels)
         )
 
-    def _describe(self, number: int) -> str:
-        level = self._bundle.plan.levels[number]
+    def _describe(self, level: Level) -> str:
         if not level.choices:
             return "exact: every layer dense"
+        layers = {layer.node: layer for layer in self._bundle.plan.layers}
         bits = sorted({choice.bits for choice in level.choices.values()})
-        span = f"{bits[0]}" if len(bits) == 1 else f"{bits[0]} to {bits[-1]}"
+        budgets = sorted(
+            {c.budget for node, c in level.choices.items() if layers[node].variants[c.variant].policy == "budget"}
+        )
+        how = f"on {_span(bits)} bits"
+        if budgets:
+            how += f" and {'a budget' if len(budgets) == 1 else 'budgets'} of {_span(budgets)}"
+        agreement = "" if level.agreement is None else f", {level.agreement:.1f} % of answers kept"
         return (
-            f"{len(level.choices)} of {len(self._flops.geometries)} convolutions merged, on {span} bits; "
-            f"about {level.flops_reduction_network:.1f} % fewer FLOPs in the network"
+            f"{len(level.choices)} of {len(self._flops.geometries)} convolutions merged, {how}; "
+            f"about {level.flops_reduction_network:.1f} % fewer FLOPs in the network{agreement}"
         )
 
     # --- what is inside ----------------------------------------------------------------------------------------------
@@ -347,3 +358,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _span(values: Sequence[float]) -> str:
+    """Of sorted numbers the least and the largest, or the only one."""
+    return f"{values[0]:.3g}" if len(values) == 1 else f"{values[0]:.3g} to {values[-1]:.3g}"

@@ -20,7 +20,7 @@ from builders import bundle_for, random_network
 
 import haste_runtime
 from haste_runtime import Session, cli
-from haste_runtime.bundle import write_bundle
+from haste_runtime.bundle import read_bundle, write_bundle
 from haste_runtime.cli.common import EXIT_CODES, parse_levels
 from haste_runtime.cli.synthetic import synthetic_inputs
 from haste_runtime.errors import LevelError
@@ -48,6 +48,18 @@ def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def measured(in_folder: Path) -> Path:
+    """measured.haste: as net.haste, with an agreement for the levels 0 to 2, but not for 3."""
+    bundle = read_bundle("net.haste")
+    levels = [
+        replace(level, agreement=agreement)
+        for level, agreement in zip(bundle.plan.levels, (100.0, 98.44, 95.0, None), strict=True)
+    ]
+    write_bundle("measured.haste", replace(bundle, plan=replace(bundle.plan, levels=tuple(levels))))
+    return Path("measured.haste")
+
+
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     assert cli.run(arguments) == 0
     return json.loads(capsys.readouterr().out)  # fails if anything but JSON is there
@@ -62,11 +74,12 @@ def test_infer_gives_the_five_best_classes_of_a_picture(
 ) -> None:
     arguments = ("infer", "net.haste", "picture.npy", "--level", str(level), "--backend", "numpy")
     answer = run_json(capsys, *arguments, "--json")
-    assert {k: answer[k] for k in ("bundle", "input", "backend", "level")} == {
+    assert {k: answer[k] for k in ("bundle", "input", "backend", "level", "agreement")} == {
         "bundle": "net.haste",
         "input": "picture.npy",
         "backend": "numpy",
         "level": level,
+        "agreement": None,
     }
     (frame,) = answer["frames"]
     with Session("net.haste", backend="numpy") as session:
@@ -83,6 +96,17 @@ def test_infer_gives_the_five_best_classes_of_a_picture(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(f"%  {frame['top'][0]['name']}")
     assert lines[-1].startswith(f"level {level}, ")
+
+
+def test_infer_tells_how_far_to_trust_its_level(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "98.4 % of answers are expected to be those of level 0"
+    for level, agreement in ((0, 100.0), (1, 98.44), (3, None)):
+        arguments = ("infer", str(measured), "frames.npy", "--level", str(level), "--backend", "numpy")
+        assert run_json(capsys, *arguments, "--json")["agreement"] == agreement
+        assert cli.run(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed.count(sentence) == (level == 1)
+        assert printed.count("expected") == (level == 1)
 
 
 def test_infer_takes_floats_as_they_are(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +167,18 @@ def test_bench_measures_the_levels_asked_for(in_folder: Path, capsys: pytest.Cap
     assert answer["peak_memory_mb"] > 1
     assert answer["init_ms"] > 0
     assert (answer["backend"], answer["threads"], answer["input"]) == ("numpy", 1, "pink noise")
+
+
+def test_bench_shows_the_agreement_that_a_level_promises(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("bench", str(measured), "--backend", "numpy", "--runs", "1", "--warmup", "1")
+    rows = run_json(capsys, *arguments, "--json")["levels"]
+    assert [row["agreement"] for row in rows] == [100.0, 98.44, 95.0, None]
+    assert cli.run(arguments) == 0
+    head, *lines = (line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit() or "min" in line)
+    assert head.endswith("agreement (expected)")
+    assert [line.split()[-2:] for line in lines[:3]] == [["100.0", "%"], ["98.4", "%"], ["95.0", "%"]]
+    assert lines[3].endswith(" -")
+    assert {len(line) for line in (head, *lines)} == {len(head)}
 
 
 def test_bench_keeps_a_cadence(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,13 +192,34 @@ def test_a_refused_input_leaves_the_session_usable() -> None:
 
 def test_levels_are_described() -> None:
     with opened(bits=12, levels=(12, 4)) as session:
-        exact, *others = session.levels
-        assert exact == LevelInfo(0, 0.0, 0.0, "exact: every layer dense")
-        assert [(info.number, info.flops_reduction, info.flops_reduction_network) for info in others] == [
-            (1, 20.0, 10.0),
-            (2, 30.0, 20.0),
-        ]
-        assert others[1].description.startswith("4 of 6 convolutions merged, on 4 bits; about 20.0 %")
+        text = "4 of 6 convolutions merged, on {} bits; about {} % fewer FLOPs in the network"
+        assert session.levels == (
+            LevelInfo(0, 0.0, 0.0, None, "exact: every layer dense"),
+            LevelInfo(1, 20.0, 10.0, None, text.format(12, "10.0")),
+            LevelInfo(2, 30.0, 20.0, None, text.format(4, "20.0")),
+        )
+
+
+def test_levels_tell_what_is_known_of_budgets_and_agreement() -> None:
+    bundle = bundle_for(random_network(5), policy="budget", levels=(12, 12, 12), budget=(0.03, 0.25, 1.5))
+    dense, first, second, third = bundle.plan.levels
+    (one, choice), *others = second.choices.items()
+    levels = (
+        replace(dense, agreement=100.0),
+        replace(first, agreement=99.46),
+        replace(second, choices={one: replace(choice, budget=0.0), **dict(others)}),
+        replace(third, choices={one: replace(choice, bits=3, budget=1e-4)}, agreement=0.0),
+    )
+    with Session(replace(bundle, plan=replace(bundle.plan, levels=levels)), "numpy") as session:
+        assert [info.agreement for info in session.levels] == [100.0, 99.46, None, 0.0]
+        texts = [info.description for info in session.levels]
+    network = "fewer FLOPs in the network"
+    assert texts == [
+        "exact: every layer dense",
+        f"4 of 6 convolutions merged, on 12 bits and a budget of 0.03; about 10.0 % {network}, 99.5 % of answers kept",
+        f"4 of 6 convolutions merged, on 12 bits and budgets of 0 to 0.25; about 20.0 % {network}",
+        f"1 of 6 convolutions merged, on 3 bits and a budget of 0.0001; about 30.0 % {network}, 0.0 % of answers kept",
+    ]
 
 
 def test_level_is_kept_and_checked() -> None:
@@ -242,6 +264,9 @@ class ScriptedBackend:
         return {}
 
     def codes(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def groups(self) -> dict[str, np.ndarray]:
         return {}
 
     def close(self) -> None:
@@ -382,15 +407,23 @@ def test_statistics_of_the_last_frame() -> None:
         assert stats.flops_reduction != stats.flops_reduction_network
 
 
-def test_codes_when_traced() -> None:
+def test_codes_and_groups_when_traced() -> None:
     bundle = bundle_for(conv_graph(6, 2, 3, h=9, w=9), patch=4, levels=(5,))
     with Session(bundle, "numpy", trace=True) as session:
         session.level = 1
         session.run(batch_for(session))
         assert session.codes["conv"].shape == (9, 6)
         assert 0 <= session.codes["conv"].min() <= session.codes["conv"].max() < 32
-    with Session(bundle, "numpy") as session, pytest.raises(HasteError, match="no codes"):
-        _ = session.codes
+        assert session.groups["conv"].shape == (9, 6)
+        for codes, leaders in zip(session.codes["conv"], session.groups["conv"], strict=True):
+            assert np.array_equal(codes[leaders], codes)  # by the policy "mean" a leader has the same code
+        session.level = 0
+        session.run(batch_for(session))
+        assert session.codes == session.groups == {}
+    with Session(bundle, "numpy") as session:
+        for name in ("codes", "groups"):
+            with pytest.raises(HasteError, match="no codes"):
+                getattr(session, name)
 
 
 def test_backend_and_reason() -> None:

@@ -56,14 +56,16 @@ def run(options: argparse.Namespace) -> None:
         say(f"{options.bundle}: {session.backend} backend ({session.backend_reason}), threads: {options.threads}")
         say(f"input: {result['input']}; milliseconds, batch 1")
         say(f"Init: {init_ms:.1f} ms")
-        say("level  First inference    Warmup  Inference min    median       p90  FLOPs saved")
+        say("level  First inference    Warmup  Inference min    median       p90  FLOPs saved  agreement (expected)")
         for level in levels:
             row = _measure(session, level, x, options)
             result["levels"].append(row)
             inference = row["inference_ms"]
+            agreement = "-" if row["agreement"] is None else f"{row['agreement']:.1f} %"
             say(
                 f"{level:5d}  {row['first_inference_ms']:15.2f}  {row['warmup_ms']:8.2f}  {inference['min']:13.2f}"
                 f"  {inference['median']:8.2f}  {inference['p90']:8.2f}  {row['flops_reduction_network']:9.1f} %"
+                f"  {agreement:>20}"
             )
     result["peak_memory_mb"] = system.peak_memory_mb()
     result["temperature"] = system.temperature()
@@ -132,4 +134,5 @@ def _measure(
         "inference_ms": {"min": round(min(counted), 4), "median": round(float(p50), 4), "p90": round(float(p90), 4)},
         "flops_reduction": round(totals.flops_reduction, 3),
         "flops_reduction_network": round(totals.flops_reduction_network, 3),
+        "agreement": session.levels[level].agreement,
     }

@@ -43,11 +43,13 @@ def run(options: argparse.Namespace) -> None:
             )
         x = read_input(options.input, inputs[0].shape, session.bundle.preprocessing)
         frames = [_frame(session, inputs[0].name, x[i : i + 1]) for i in range(len(x))]
+        level = session.levels[options.level]
         result = {
             "bundle": options.bundle,
             "input": options.input,
             "backend": session.backend,
             "level": options.level,
+            "agreement": level.agreement,
             "frames": frames,
         }
     if options.json:
@@ -62,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
             if not frame["top"]:
                 print(f"{name}: shape {output['shape']}, from {output['min']:g} to {output['max']:g}")
         print(f"level {options.level}, {frame['ms']:.2f} ms ({session.backend})")
+    if options.level and level.agreement is not None:
+        print(f"At this level {level.agreement:.1f} % of answers are expected to be those of level 0.")
 
 
 def _frame(session: Session, name: str, x: NDArray[np.float32]) -> dict[str, Any]:
