@@ -93,7 +93,7 @@ def test_merged_convolution_counted_patch_by_patch(k: int, stride: int, m: int, 
     total += 3 * counts.compared + (2 * d + 5) * counts.verified
     assert counts.patches == len(geometry.tiles(m))
     assert (codes >= 0).all()
-    assert 0 < counts.merged
+    assert counts.merged > 0
     assert (DROPPED in leaders) == (policy != "mean")
     if policy == "budget":  # at most all pairs, and two leaders each
         assert 0 < counts.verified <= counts.compared <= counts.patches * 7 * 6 // 2

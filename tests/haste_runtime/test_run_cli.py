@@ -174,7 +174,8 @@ def test_bench_shows_the_agreement_that_a_level_promises(measured: Path, capsys:
     rows = run_json(capsys, *arguments, "--json")["levels"]
     assert [row["agreement"] for row in rows] == [100.0, 98.44, 95.0, None]
     assert cli.run(arguments) == 0
-    head, *lines = (line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit() or "min" in line)
+    printed = capsys.readouterr().out.splitlines()
+    head, *lines = (line for line in printed if line[:5].strip().isdigit() or line.startswith("level"))
     assert head.endswith("agreement (expected)")
     assert [line.split()[-2:] for line in lines[:3]] == [["100.0", "%"], ["98.4", "%"], ["95.0", "%"]]
     assert lines[3].endswith(" -")
