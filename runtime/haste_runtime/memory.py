@@ -66,7 +66,8 @@ class DenseScratch:
 class MergeScratch:
     """Scratch of a merged convolution, behind its `DenseScratch`; the names are the columns of `kernels.layout`."""
 
-    plane: int
+    plane: int  # floats
+    span: int  # int16
     offsets: Mapping[str, int]
     size: int
 
@@ -145,7 +146,7 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
     vectors, _ = blocks(lanes, geometry.channels_out)
     side = geometry.patch_side(variant.patch)
     area, lane_block = side * side, 2 * lanes
-    padded = -(-channels // lane_block) * lane_block
+    padded, span = (-(-n // lane_block) * lane_block for n in (channels, area))
     plane = -(-area // lanes) * lanes
     table = 1
     while table < 2 * channels:
@@ -153,23 +154,30 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
     sizes = {
         "PLANES": (channels + channels // 2) * plane,
         "FILTERS": channels // 2 * taps * vectors * lanes,
-        "QUANTISED": padded * area // 2 + 1,  # int16
+        "QUANTISED": padded * span // 2,  # int16
         "SUMS": variant.bits * padded,  # from here on int32
         "CODES": channels,
         "TABLE": table,
-        "FIRST": channels,
+        "LEADERS": channels,
         "MEMBERS_OF": channels,
         "START": channels // 2 + 2,
         "MEMBERS": channels,
         "INPUTS": channels,
         "WEIGHTS": channels,
         "MERGED_TAPS": taps,
+        "SCALES": channels,
     }
+    if variant.policy != "mean":
+        sizes["SPREAD"] = padded * span // 2  # int16
+    if variant.policy == "scaled":
+        sizes |= {"TOTAL": span // 2, "PRODUCTS": 2 * channels}  # int16, int64
+    if variant.policy == "budget":
+        sizes |= {"ENERGIES": 2 * channels, "FOUND": channels, "FOUND_CODES": padded}  # float64, int32, int32
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end
         end += aligned(size)
-    return MergeScratch(plane, offsets, end + SLACK)
+    return MergeScratch(plane, span, offsets, end + SLACK)
 
 
 def layer_scratch(

@@ -18,7 +18,7 @@ from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.lanes import blocks
 from haste_runtime.memory import Map, aligned, as_map, conv_geometry, layer_scratch, merge_scratch, place_maps
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import LayerPlan
+from haste_runtime.plan import POLICIES, LayerPlan
 
 ACTIVATIONS = {"none": t.NO_LIMIT, "relu": t.RELU, "relu6": t.RELU6}
 POOLS = {
@@ -33,7 +33,7 @@ class Table:
 
     shapes, maps: each value's shape and where it lies. slots: the layers that may merge, in order; readers: what
     each of them reads. scratch: offset of scratch in the arena, which has ``room`` floats for each thread.
-    trace: int32 entries that recording every code would take.
+    trace: int32 entries that recording every code and leader would take.
     """
 
     operations: NDArray[np.int64]
@@ -175,9 +175,10 @@ class _Builder:
             matrix = self.bundle.projections[variant.projection]
             halves = [np.flatnonzero(line == sign) for line in matrix for sign in (1, -1)]
             starts = np.cumsum([0, *map(len, halves)])
-            listed[variant] = self.index.add(np.concatenate(halves)), self.index.add(starts)
+            weights = self.bundle.importance[variant.importance] if variant.importance else ()
+            listed[variant] = self.index.add(np.concatenate(halves)), self.index.add(starts), self.index.add(weights)
             ty, tx = geometry.grid(variant.patch)
-            most = max(most, ty * tx * geometry.channels_in)
+            most = max(most, 2 * ty * tx * geometry.channels_in)  # codes and leaders
         for number, level in enumerate(self.bundle.plan.levels):
             row = np.zeros(t.LEVEL_COLUMNS, np.int64)
             choice = level.choices.get(node.name)
@@ -186,8 +187,9 @@ class _Builder:
                 place = merge_scratch(geometry, variant, self.lanes)
                 row[[t.PATCH, t.BITS, t.SIDE]] = variant.patch, choice.bits, geometry.patch_side(variant.patch)
                 row[[t.TILES_Y, t.TILES_X]] = geometry.grid(variant.patch)
-                row[[t.SIGNS, t.STARTS]] = listed[variant]
-                row[[t.PLANE, t.TRACE]] = place.plane, self.trace
+                row[[t.SIGNS, t.STARTS, t.IMPORTANCE]] = listed[variant]
+                row[[t.POLICY, t.BUDGET]] = POLICIES.index(variant.policy), np.float64(choice.budget).view(np.int64)
+                row[[t.PLANE, t.SPAN, t.TRACE]] = place.plane, place.span, self.trace
                 for name, offset in place.offsets.items():
                     row[getattr(t, name)] = scratch + offset
             self.levels[number].append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class NumbaBackend:
         self._packed[:] = table.packed
         self._arena = _line_up(table.scratch + workers * table.room, np.float32)
         self._counters = np.zeros((workers, len(table.slots), t.COUNTERS), np.int64)
-        self._codes = np.zeros(table.trace if trace else 0, np.int32)
+        self._trace = np.zeros(table.trace if trace else 0, np.int32)
         self._levels = table.levels
         untraced = ~(trace & (self._levels[:, :, t.PATCH] > 0))
         self._levels[:, :, t.TRACE][untraced] = -1
@@ -72,14 +72,20 @@ class NumbaBackend:
 
     def codes(self) -> dict[str, NDArray[np.int32]]:
         """Empty without ``trace``."""
-        found = {}
+        return {name: recorded[:, 0].copy() for name, recorded in self._recorded()}
+
+    def groups(self) -> dict[str, NDArray[np.int32]]:
+        """Empty without ``trace``."""
+        return {name: recorded[:, 1].copy() for name, recorded in self._recorded()}
+
+    def _recorded(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Of each layer that the last frame merged its codes and leaders, (patches, 2, C)."""
         patches = self._counters[:, :, t.PATCHES].sum(0).tolist()
         for name, count, level in zip(self._table.slots, patches, self._levels[self._level], strict=True):
             if level[t.TRACE] >= 0:
                 channels = self._table.shapes[self._table.readers[name]][0]
                 begin = int(level[t.TRACE])
-                found[name] = self._codes[begin : begin + count * channels].reshape(count, channels).copy()
-        return found
+                yield name, self._trace[begin : begin + 2 * count * channels].reshape(count, 2, channels)
 
     def close(self) -> None:
         """End the threads and let go of the weights and the arena."""
@@ -96,7 +102,7 @@ class NumbaBackend:
         step, count = self._levels.strides[0], len(self._operations)
         rest = (
             self._arena.ctypes.data, self._packed.ctypes.data, self._index.ctypes.data, self._table.scratch,
-            self._table.room, self._counters.ctypes.data, self._codes.ctypes.data, self._arrivals.ctypes.data,
+            self._table.room, self._counters.ctypes.data, self._trace.ctypes.data, self._arrivals.ctypes.data,
         )  # fmt: skip
 
         def walk(level: int, worker: int, workers: int) -> None:
@@ -114,7 +120,7 @@ class NumbaBackend:
             run_frame(
                 operations, len(self._operations), self._levels[level].reshape(-1), len(self._table.slots),
                 self._arena, self._packed, self._index, self._table.scratch, self._table.room, counters,
-                self._codes, self._arrivals, worker, workers,
+                self._trace, self._arrivals, worker, workers,
             )  # fmt: skip
 
         return walk, "interpreted, since NUMBA_DISABLE_JIT is set"

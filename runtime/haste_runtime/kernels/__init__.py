@@ -1,9 +1,11 @@
 """The compiled kernels: plain Python over typed pointers, translated by Numba; nothing here allocates.
 
-simd_types    vector and register-tile types;  simd: the few intrinsics on them;  simd_twins: the same in numpy
+simd_types    vector and register-tile types;  simd: the few intrinsics on them;  simd_integers: those on integers;
+              simd_emit: what both are built from;  simd_twins: the same in numpy
 tile_conv     the convolution micro-kernel: a tile of output pixels x channels held in registers
 dense_conv    dense convolution of one map
-hash_patch    quantise, project and code the channels of one patch; group them
+hash_patch    quantise, project and code the channels of one patch
+group_patch   which of them share a plane, by the level's policy
 merged_conv   convolution with merged channels, patch by patch
 pointwise     add, scale, activation;  pool: max, average, adaptive, mean;  move: pad, slice, concat, flatten
 frame         walks the execution table: one call per frame

@@ -72,7 +72,7 @@ def run_frame(
     table: int64, ``operations`` rows of layout.COLUMNS. levels: int64, this level's ``slots`` rows of LEVEL_COLUMNS.
     arena: float32 for all maps and, from ``scratch`` on, ``room`` floats of scratch for each worker.
     packed: float32 weights. index: int32 lists. counters: int64, for each worker ``slots`` rows of COUNTERS, cleared
-    here. trace: int32 codes, if recorded. arrivals: one int64, 0 at the start.
+    here. trace: int32 codes and leaders, if recorded. arrivals: one int64, 0 at the start.
     """
     own_counters = at(counters, worker * slots * t.COUNTERS)
     own_scratch = scratch + worker * room

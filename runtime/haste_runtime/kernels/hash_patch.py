@@ -1,5 +1,5 @@
-"""Quantise, project and code the channels of one patch, then group equal codes. Decisions are made on integers only,
-so every backend and every CPU finds the same groups (`haste_runtime.hashing` is the definition)."""
+"""Quantise, project and code the channels of one patch. All this is integers, so every backend and every CPU finds the
+same codes (`haste_runtime.hashing` is the definition)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def patch_peak(x, row_stride, row_length, rows):
 
 
 @kernel
-def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, inverse, quantised):
-    """int16 copies of the patch, [block of 2 W channels][side * side][2 W]; zero outside rows y0..y1, columns x0..x1.
+def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, span, inverse, quantised):
+    """int16 copies of the patch, [block of 2 W channels][pixel][2 W]; zero outside rows y0..y1, columns x0..x1.
 
-    x points at the patch's pixel (y0, x0), which is inside the map. ``channels`` is also the pixel stride.
+    x points at the patch's pixel (y0, x0), which is inside the map. ``channels`` is also the pixel stride. There are
+    ``span`` pixels, side * side and zeros.
     """
     area = side * side
     for block in range(0, channels, LANES):
-        target = at(quantised, block * area)
+        target = at(quantised, block * span)
         count = min(LANES, channels - block)
-        if count < LANES or y0 > 0 or x0 > 0 or y1 < side or x1 < side:
-            for i in range(area * LANES):
-                target[i] = 0
+        partial = count < LANES or y0 > 0 or x0 > 0 or y1 < side or x1 < side
+        for i in range(0 if partial else area * LANES, span * LANES):
+            target[i] = 0
         for y in range(y0, y1):
             source = at(x, (y - y0) * row_stride + block)
             line = at(target, (y * side + x0) * LANES)
@@ -51,7 +52,7 @@ def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, inverse, quant
 
 
 @kernel
-def project_patch(quantised, channels, area, bits, pixel_lists, starts, sums):
+def project_patch(quantised, channels, span, bits, pixel_lists, starts, sums):
     """sums[l][c] = <q_c, v_l>: int16 additions in runs too short to overflow, widened to int32 after each.
 
     pixel_lists: for each bit the pixels with +1, then those with -1; starts[2 l], starts[2 l + 1] say where they begin.
@@ -60,7 +61,7 @@ def project_patch(quantised, channels, area, bits, pixel_lists, starts, sums):
     for i in range(bits * padded):
         sums[i] = 0
     for block in range(0, channels, LANES):
-        source = at(quantised, block * area)
+        source = at(quantised, block * span)
         for half in range(2 * bits):
             sign = np.int32(1) if half % 2 == 0 else np.int32(-1)
             for first in range(starts[half], starts[half + 1], CHUNK):
@@ -83,41 +84,3 @@ def code_channels(sums, channels, bits, codes):
             total += line[c]
         for c in range(channels):
             codes[c] |= np.int32(np.int64(channels) * line[c] > total) << np.int32(l)
-
-
-@kernel
-def group_channels(codes, channels, table, size, first, count, start, members, singles):
-    """Group equal codes by open addressing in ``table`` (``size`` slots, a power of two of at least 2 C).
-
-    first[c]: the first channel with c's code; count: scratch, C long. singles: the channels that are alone, in order.
-    start, members: the groups of two and more, by first member; group g is members[start[g] : start[g + 1]].
-    Returns (number of singles, number of groups).
-    """
-    for i in range(size):
-        table[i] = -1
-    for c in range(channels):
-        slot = ((np.int64(codes[c]) * 0x9E3779B1) >> 15) & (size - 1)
-        while table[slot] >= 0 and codes[table[slot]] != codes[c]:
-            slot = (slot + 1) & (size - 1)
-        if table[slot] < 0:
-            table[slot] = c
-            count[c] = 0
-        first[c] = table[slot]
-        count[first[c]] += 1
-    alone, groups, filled = 0, 0, 0
-    for c in range(channels):
-        leader = first[c]
-        if leader == c:
-            if count[c] == 1:
-                singles[alone] = c
-                alone += 1
-                continue
-            start[groups] = filled
-            groups += 1
-            size_of_group = count[c]
-            count[c] = filled  # from here on: where the group's next member goes
-            filled += size_of_group
-        members[count[leader]] = c
-        count[leader] += 1
-    start[groups] = filled
-    return alone, groups

@@ -30,15 +30,22 @@ NO_LIMIT, RELU, RELU6 = 0, 1, 2  # activations
 
 # ---- columns of a level: one row per layer that may merge
 PATCH, BITS, SIDE, TILES_Y, TILES_X = range(5)  # PATCH 0: dense at this level; SIDE: n, input pixels
-SIGNS, STARTS = 5, 6  # int32 table: pixel lists of the projection; where each bit's + and - list begins
-PLANE = 7  # floats per plane
-PLANES, FILTERS, QUANTISED, SUMS, CODES, TABLE, FIRST, MEMBERS_OF, START, MEMBERS = range(8, 18)  # scratch offsets
-INPUTS, WEIGHTS, MERGED_TAPS, TRACE = range(18, 22)  # entry lists; tap offsets; where codes are recorded or -1
-LEVEL_COLUMNS = 22
+POLICY, IMPORTANCE, BUDGET = 5, 6, 7  # see below; int32 table: the channels' weights; bits of a float64
+SIGNS, STARTS = 8, 9  # int32 table: pixel lists of the projection; where each bit's + and - list begins
+PLANE, SPAN = 10, 11  # floats per plane; int16 per quantised plane
+PLANES, FILTERS, QUANTISED, SUMS, CODES, TABLE, LEADERS, MEMBERS_OF, START, MEMBERS, SCALES = range(12, 23)  # scratch
+INPUTS, WEIGHTS, MERGED_TAPS, TRACE = range(23, 27)  # entry lists; tap offsets; where codes are recorded or -1
+SPREAD, ENERGIES, TOTAL, PRODUCTS, FOUND, FOUND_CODES = range(27, 33)  # scratch that only some policies need
+LEVEL_COLUMNS = 33
 
-# ---- counters of the last frame: one row per worker and merging layer
-PATCHES, KEPT, MERGED, KEPT_PIXELS = range(4)
-COUNTERS = 4
+BY_MEAN, BY_SCALE, WITHIN_BUDGET = 0, 1, 2  # policies, as `haste_runtime.plan.POLICIES` lists them
+
+# ---- counters of the last frame: one row per worker and merging layer, the fields of `haste_runtime.flops.LayerCounts`
+PATCHES, KEPT, MERGED, KEPT_PIXELS, COMPARED, VERIFIED = range(6)
+COUNTERS = 6
 
 ROWS = 6  # output pixels of a full register tile
 CHUNK = 258  # int16 additions of values up to 127 that cannot overflow
+RUN = 512  # products of an int16 and a quantised value that cannot overflow an int32
+POSITION_BITS = 26  # of a key: below a distance of at most 31 bits, which leaves a positive int32
+NO_KEY = 0x7FFFFFFF  # larger than every key

@@ -1,7 +1,8 @@
-"""Convolution with merged channels (HASTE, section 3): per patch hash, group, average inputs, sum filters, convolve.
+"""Convolution with merged channels (HASTE, section 3): per patch hash, group, merge inputs and filters, convolve.
 
-A channel that is alone keeps its own plane and its packed filter in place; only groups of two and more get an averaged
-plane and summed filters, in scratch. The multiply-adds are those of `haste_runtime.kernels.tile_conv`.
+A channel that is alone keeps its own plane and its packed filter in place; only groups of two and more get a plane and
+a filter in scratch: sums of their members', each times the member's scale (`haste_runtime.merge`). The multiply-adds
+are those of `haste_runtime.kernels.tile_conv`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import numpy as np
 
 from haste_runtime.kernels import layout as t
-from haste_runtime.kernels.hash_patch import code_channels, group_channels, patch_peak, project_patch, quantise_patch
+from haste_runtime.kernels.group_patch import group_patch
+from haste_runtime.kernels.hash_patch import code_channels, patch_peak, project_patch, quantise_patch
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.tile_conv import conv_block
 
 at, as_ints, as_shorts = simd.at, simd.as_ints, simd.as_shorts
-vector_load, vector_store, vector_add, vector_scale = (
-    simd.vector_load, simd.vector_store, simd.vector_add, simd.vector_scale,
+vector_load, vector_store, vector_fill, vector_fma, vector_scale = (
+    simd.vector_load, simd.vector_store, simd.vector_fill, simd.vector_fma, simd.vector_scale,
 )  # fmt: skip
 W = simd.W
 DEAD_BELOW = 27 << 23  # bits of 2^-100: a patch without any larger magnitude counts as all zero
 RANGE = np.float32(127)
+ONE, ZERO = np.float32(1), np.float32(0)
 
 
 @kernel
@@ -43,21 +46,23 @@ def gather_planes(x, row_stride, channels, y0, y1, x0, x1, side, planes, plane):
 
 
 @kernel
-def sum_group(source, size, members, first, last, factor, target):
-    """target = factor * (the rows members[first .. last-1] of ``source``, each ``size`` floats, added in that order).
+def sum_group(source, size, members, scales, first, last, factor, target):
+    """target = factor * (the rows members[first .. last-1] of ``source``, each ``size`` floats, times their channels'
+    scales, added in that order). Scales of 1 leave the sum as if it were of the rows.
 
     Six sums run at once, as one would wait for each addition before it could begin the next.
     """
     wide = size - size % (6 * W)
     for i in range(0, wide, 6 * W):
-        row = at(source, members[first] * size + i)
-        a, b, c = vector_load(row, 0), vector_load(row, W), vector_load(row, 2 * W)
-        d, e, f = vector_load(row, 3 * W), vector_load(row, 4 * W), vector_load(row, 5 * W)
+        row, scale = at(source, members[first] * size + i), scales[members[first]]
+        a, b = vector_scale(vector_load(row, 0), scale), vector_scale(vector_load(row, W), scale)
+        c, d = vector_scale(vector_load(row, 2 * W), scale), vector_scale(vector_load(row, 3 * W), scale)
+        e, f = vector_scale(vector_load(row, 4 * W), scale), vector_scale(vector_load(row, 5 * W), scale)
         for k in range(first + 1, last):
-            row = at(source, members[k] * size + i)
-            a, b = vector_add(a, vector_load(row, 0)), vector_add(b, vector_load(row, W))
-            c, d = vector_add(c, vector_load(row, 2 * W)), vector_add(d, vector_load(row, 3 * W))
-            e, f = vector_add(e, vector_load(row, 4 * W)), vector_add(f, vector_load(row, 5 * W))
+            row, s = at(source, members[k] * size + i), vector_fill(scales[members[k]])
+            a, b = vector_fma(a, vector_load(row, 0), s), vector_fma(b, vector_load(row, W), s)
+            c, d = vector_fma(c, vector_load(row, 2 * W), s), vector_fma(d, vector_load(row, 3 * W), s)
+            e, f = vector_fma(e, vector_load(row, 4 * W), s), vector_fma(f, vector_load(row, 5 * W), s)
         vector_store(target, i, vector_scale(a, factor))
         vector_store(target, i + W, vector_scale(b, factor))
         vector_store(target, i + 2 * W, vector_scale(c, factor))
@@ -65,25 +70,29 @@ def sum_group(source, size, members, first, last, factor, target):
         vector_store(target, i + 4 * W, vector_scale(e, factor))
         vector_store(target, i + 5 * W, vector_scale(f, factor))
     for i in range(wide, size, W):
-        total = vector_load(source, members[first] * size + i)
+        total = vector_scale(vector_load(source, members[first] * size + i), scales[members[first]])
         for k in range(first + 1, last):
-            total = vector_add(total, vector_load(source, members[k] * size + i))
+            total = vector_fma(total, vector_load(source, members[k] * size + i), vector_fill(scales[members[k]]))
         vector_store(target, i, vector_scale(total, factor))
 
 
 @kernel
-def average_planes(planes, plane, channels, groups, start, members):
-    """Plane channels + g = mean of group g's planes, added in channel order."""
+def merge_planes(planes, plane, channels, groups, start, members, scales):
+    """Plane channels + g = (sum of s_c times channel c's plane) / (sum of s_c^2) over group g, in channel order; zero
+    where all scales are."""
     for g in range(groups):
-        share = np.float32(1) / np.float32(start[g + 1] - start[g])
-        sum_group(planes, plane, members, start[g], start[g + 1], share, at(planes, (channels + g) * plane))
+        squares = ZERO
+        for k in range(start[g], start[g + 1]):
+            squares += scales[members[k]] * scales[members[k]]
+        factor = ONE / squares if squares > 0 else ZERO
+        sum_group(planes, plane, members, scales, start[g], start[g + 1], factor, at(planes, (channels + g) * plane))
 
 
 @kernel
-def sum_filters(packed, size, groups, start, members, filters):
-    """filters[g] = sum of the group's packed filters of one block (``size`` floats each), added in channel order."""
+def merge_filters(packed, size, groups, start, members, scales, filters):
+    """filters[g] = sum of s_c times channel c's packed filters of one block (``size`` floats), in channel order."""
     for g in range(groups):
-        sum_group(packed, size, members, start[g], start[g + 1], np.float32(1), at(filters, g * size))
+        sum_group(packed, size, members, scales, start[g], start[g + 1], ONE, at(filters, g * size))
 
 
 @kernel
@@ -103,33 +112,48 @@ def hash_window(op, level, arena, index, scratch, x, y0, y1, x0, x1):
     quantised = as_shorts(at(arena, scratch + level[t.QUANTISED]))
     sums = as_ints(at(arena, scratch + level[t.SUMS]))
     starts = at(index, level[t.STARTS])
-    quantise_patch(x, op[t.XROW], channels, y0, y1, x0, x1, side, inverse, quantised)
-    project_patch(quantised, channels, side * side, level[t.BITS], at(index, level[t.SIGNS]), starts, sums)
+    quantise_patch(x, op[t.XROW], channels, y0, y1, x0, x1, side, level[t.SPAN], inverse, quantised)
+    project_patch(quantised, channels, level[t.SPAN], level[t.BITS], at(index, level[t.SIGNS]), starts, sums)
     code_channels(sums, channels, level[t.BITS], codes)
     return True
 
 
 @kernel
-def list_entries(op, level, arena, scratch):
-    """Group the coded channels and write the entry lists; returns (singles, groups)."""
-    channels, taps = op[t.XC], op[t.KY] * op[t.KX]
-    size = 1
-    while size < 2 * channels:
-        size *= 2
+def list_entries(op, level, arena, scratch, singles, groups):
+    """Turn the list of single channels into entry lists, and add the groups."""
     inputs = as_ints(at(arena, scratch + level[t.INPUTS]))
     weights = as_ints(at(arena, scratch + level[t.WEIGHTS]))
-    singles, groups = group_channels(
-        as_ints(at(arena, scratch + level[t.CODES])), channels, as_ints(at(arena, scratch + level[t.TABLE])), size,
-        as_ints(at(arena, scratch + level[t.FIRST])), as_ints(at(arena, scratch + level[t.MEMBERS_OF])),
-        as_ints(at(arena, scratch + level[t.START])), as_ints(at(arena, scratch + level[t.MEMBERS])), weights,
-    )  # fmt: skip
     for k in range(singles):
         channel = np.int64(weights[k])
         inputs[k] = channel * level[t.PLANE]
-        weights[k] = channel * taps * op[t.VECTORS] * W
+        weights[k] = channel * op[t.KY] * op[t.KX] * op[t.VECTORS] * W
     for g in range(groups):
-        inputs[singles + g] = (channels + g) * level[t.PLANE]
+        inputs[singles + g] = (op[t.XC] + g) * level[t.PLANE]
+
+
+@kernel
+def merge_window(op, level, arena, index, scratch, counters, x, y0, y1, x0, x1):
+    """Group a live patch's coded channels, gather and merge their planes, list the entries; (singles, groups)."""
+    channels, plane = op[t.XC], level[t.PLANE]
+    singles, groups = group_patch(op, level, arena, index, scratch, counters)
+    list_entries(op, level, arena, scratch, singles, groups)
+    planes, scales = at(arena, scratch + level[t.PLANES]), at(arena, scratch + level[t.SCALES])
+    gather_planes(x, op[t.XROW], channels, y0, y1, x0, x1, level[t.SIDE], planes, plane)
+    start, members = as_ints(at(arena, scratch + level[t.START])), as_ints(at(arena, scratch + level[t.MEMBERS]))
+    merge_planes(planes, plane, channels, groups, start, members, scales)
+    counters[t.MERGED] += start[groups]
     return singles, groups
+
+
+@kernel
+def record_patch(op, level, arena, scratch, trace, number, live):
+    """The patch's codes and, behind them, its channels' leaders; -1 throughout on a dead patch."""
+    channels = op[t.XC]
+    codes, leaders = as_ints(at(arena, scratch + level[t.CODES])), as_ints(at(arena, scratch + level[t.LEADERS]))
+    recorded = at(trace, level[t.TRACE] + 2 * number * channels)
+    for c in range(channels):
+        recorded[c] = codes[c]
+        recorded[channels + c] = leaders[c] if live else np.int32(-1)
 
 
 @kernel
@@ -149,13 +173,14 @@ def convolve_window(op, level, arena, packed, scratch, singles, groups, pixels):
     """All output channels of one patch from its entry lists, block by block."""
     taps, width = op[t.KY] * op[t.KX], op[t.VECTORS] * W
     start, members = as_ints(at(arena, scratch + level[t.START])), as_ints(at(arena, scratch + level[t.MEMBERS]))
-    filters, spill = at(arena, scratch + level[t.FILTERS]), at(arena, scratch + op[t.SPILL])
+    filters, scales = at(arena, scratch + level[t.FILTERS]), at(arena, scratch + level[t.SCALES])
+    spill = at(arena, scratch + op[t.SPILL])
     sources = as_ints(at(arena, scratch + op[t.PIXELS]))
     targets = at(sources, op[t.ROOM])
     residuals = at(targets, op[t.ROOM])
     for block in range(op[t.BLOCKS]):
         own = at(packed, op[t.WEIGHT] + block * op[t.XC] * taps * width)
-        sum_filters(own, taps * width, groups, start, members, filters)
+        merge_filters(own, taps * width, groups, start, members, scales, filters)
         conv_block(
             op[t.VECTORS], at(packed, op[t.BIAS] + block * width), (pixels, sources, targets, residuals), taps,
             at(arena, scratch + level[t.PLANES]), as_ints(at(arena, scratch + level[t.MERGED_TAPS])), singles,
@@ -169,16 +194,15 @@ def convolve_window(op, level, arena, packed, scratch, singles, groups, pixels):
 def merged_conv(op, level, arena, packed, index, scratch, counters, trace, worker, workers):
     """act(merged convolution + bias + residual) of one map; workers share out the patches.
 
-    level: this layer's row of the level table. counters: this worker's four counts of this layer.
-    trace: where the codes of every patch are recorded, if level[TRACE] >= 0.
+    level: this layer's row of the level table. counters: this worker's counts of this layer.
+    trace: where every patch's codes and leaders are recorded, if level[TRACE] >= 0.
     """
-    patch, side, channels = level[t.PATCH], level[t.SIDE], op[t.XC]
+    patch, side = level[t.PATCH], level[t.SIDE]
     taps = as_ints(at(arena, scratch + level[t.MERGED_TAPS]))
     for ky in range(op[t.KY]):
         for kx in range(op[t.KX]):
             taps[ky * op[t.KX] + kx] = ky * op[t.DY] * side + kx * op[t.DX]
     sources = as_ints(at(arena, scratch + op[t.PIXELS]))
-    codes = as_ints(at(arena, scratch + level[t.CODES]))
     for number in range(worker, level[t.TILES_Y] * level[t.TILES_X], workers):
         ty = number // level[t.TILES_X]
         tx = number - ty * level[t.TILES_X]
@@ -188,19 +212,11 @@ def merged_conv(op, level, arena, packed, index, scratch, counters, trace, worke
         y1, x1 = min(side, op[t.XH] - wy), min(side, op[t.XW] - wx)
         x = at(arena, op[t.X] + (wy + y0) * op[t.XROW] + (wx + x0) * op[t.XPIXEL])
         singles, groups = 0, 0
-        if hash_window(op, level, arena, index, scratch, x, y0, y1, x0, x1):
-            singles, groups = list_entries(op, level, arena, scratch)
-            planes = at(arena, scratch + level[t.PLANES])
-            gather_planes(x, op[t.XROW], channels, y0, y1, x0, x1, side, planes, level[t.PLANE])
-            start, members = (
-                as_ints(at(arena, scratch + level[t.START])),
-                as_ints(at(arena, scratch + level[t.MEMBERS])),
-            )
-            average_planes(planes, level[t.PLANE], channels, groups, start, members)
-            counters[t.MERGED] += start[groups]
+        live = hash_window(op, level, arena, index, scratch, x, y0, y1, x0, x1)
+        if live:
+            singles, groups = merge_window(op, level, arena, index, scratch, counters, x, y0, y1, x0, x1)
         if level[t.TRACE] >= 0:
-            for c in range(channels):
-                trace[level[t.TRACE] + number * channels + c] = codes[c]
+            record_patch(op, level, arena, scratch, trace, number, live)
         height, width = min(patch, op[t.YH] - top), min(patch, op[t.YW] - left)
         list_window_pixels(
             op, level, top, left, height, width, sources, at(sources, op[t.ROOM]), at(sources, 2 * op[t.ROOM])

@@ -1,9 +1,10 @@
 """Explicit SIMD for Numba: vector and register-tile types over raw pointers, and the intrinsics that use them.
 
-Pointers are Numba's ``CPointer``; offsets count elements. A `Vec` is one register of W float32 lanes, an `IVec` one of
-2 W int16 lanes. A `Tile` is rows x vectors of registers: the accumulators of the convolution micro-kernel, one row per
-output pixel and W output channels per vector. LLVM keeps a tile in registers as long as it fits (16 on AVX2, 32 on NEON
-and AVX-512). One source serves every width: W is fixed per process by `haste_runtime.kernels.lanes`.
+Pointers are Numba's ``CPointer``; offsets count elements. A `Vec` is one register of W float32 lanes. A `Tile` is rows
+x vectors of registers: the accumulators of the convolution micro-kernel, one row per output pixel and W output channels
+per vector. LLVM keeps a tile in registers as long as it fits (16 on AVX2, 32 on NEON and AVX-512). Intrinsics on
+integers are defined in `haste_runtime.kernels.simd_integers`. One source serves every width: W is fixed per process by
+`haste_runtime.kernels.lanes`.
 
 With ``NUMBA_DISABLE_JIT=1`` the names mean the numpy twins in `haste_runtime.kernels.simd_twins`, so every kernel also
 runs as plain Python on arrays.
@@ -18,73 +19,48 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from haste_runtime.kernels.simd_emit import call, fma, load, number, splat, store, transpose_square
+from haste_runtime.kernels.simd_integers import (
+    keys_instead,
+    keys_larger,
+    keys_least,
+    keys_none,
+    keys_of,
+    keys_smaller,
+    quantise,
+    shorts_add,
+    shorts_store,
+    shorts_transpose,
+    shorts_zero,
+    wide_dot,
+    wide_sum,
+    wide_zero,
+    widen_add,
+)  # fmt: skip
 from haste_runtime.kernels.simd_types import (
     F32,
+    F64,
     I8,
     I16,
     I32,
     I64,
-    SHORTS,
     VECTOR,
-    WIDE,
     Pixels,
     Tile,
     W,
+    double_ptr,
     float_ptr,
     int_ptr,
-    ivec,
     long_ptr,
     short_ptr,
     vec,
 )  # fmt: skip
 
-__all__ = ["W", "float_ptr", "int_ptr", "long_ptr"]
-
-# ---- what the intrinsics below emit ----------------------------------------------------------------------------------
-
-
-def _number(value: int, kind: Any = I32) -> Any:
-    return ir.Constant(kind, value)
-
-
-def _load(b: Any, pointer: Any, offset: Any, kind: Any, align: int) -> Any:
-    return b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()), align=align)
-
-
-def _store(b: Any, value: Any, pointer: Any, offset: Any, align: int) -> None:
-    b.store(value, b.bitcast(b.gep(pointer, [offset]), value.type.as_pointer()), align=align)
-
-
-def _splat(b: Any, scalar: Any, kind: Any) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
-    one = b.insert_element(undefined, scalar, _number(0))
-    return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
-
-
-def _call(b: Any, name: str, result: Any, args: list[Any]) -> Any:
-    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
-    return b.call(function, args)
-
-
-def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
-    return _call(b, f"llvm.fma.v{W}f32", VECTOR, [x, y, z])  # one rounding, on every CPU
-
-
-def _clip(b: Any, x: Any, upper: Any) -> Any:
-    zero, top = ir.Constant(VECTOR, [0.0] * W), _splat(b, upper, VECTOR)
-    x = b.select(b.fcmp_ordered(">", x, zero), x, zero)
-    return b.select(b.fcmp_ordered("<", x, top), x, top)
-
-
-def _per_register(b: Any, tile: Any, change: Any) -> Any:
-    for i in range(tile.type.count):
-        tile = b.insert_value(tile, change(i, b.extract_value(tile, i)), i)
-    return tile
-
-
-def _row_offset(b: Any, table: Any, row: int) -> Any:
-    return b.sext(b.load(b.gep(table, [_number(row)]), align=4), I64)
-
+__all__ = [
+    "W", "float_ptr", "int_ptr", "keys_instead", "keys_larger", "keys_least", "keys_none", "keys_of", "keys_smaller",
+    "long_ptr", "quantise", "shorts_add", "shorts_store", "shorts_transpose", "shorts_zero", "wide_dot", "wide_sum",
+    "wide_zero", "widen_add",
+]  # fmt: skip
 
 # ---- pointers --------------------------------------------------------------------------------------------------------
 
@@ -108,6 +84,18 @@ def as_shorts(typing: Any, pointer: Any) -> Any:
 
 
 @intrinsic
+def as_longs(typing: Any, pointer: Any) -> Any:
+    """The same memory as int64; it must begin at a multiple of 8 bytes."""
+    return long_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], I64.as_pointer())
+
+
+@intrinsic
+def as_doubles(typing: Any, pointer: Any) -> Any:
+    """The same memory as float64; it must begin at a multiple of 8 bytes."""
+    return double_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], F64.as_pointer())
+
+
+@intrinsic
 def prefetch(typing: Any, pointer: Any, offset: Any) -> Any:
     """Ask for the cache line of pointer[offset]; never faults."""
 
@@ -115,7 +103,7 @@ def prefetch(typing: Any, pointer: Any, offset: Any) -> Any:
         line = b.bitcast(b.gep(a[0], [a[1]]), I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        b.call(function, [line, _number(0), _number(2), _number(1)])
+        b.call(function, [line, number(0), number(2), number(1)])
         return c.get_dummy_value()
 
     return types.void(pointer, types.int64), emit
@@ -146,7 +134,7 @@ def yield_processor(typing: Any) -> Any:
     """Let another thread run on this core (sched_yield)."""
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        _call(b, "sched_yield", I32, [])
+        call(b, "sched_yield", I32, [])
         return c.get_dummy_value()
 
     return types.void(), emit
@@ -157,16 +145,22 @@ def yield_processor(typing: Any) -> Any:
 
 @intrinsic
 def vector_load(typing: Any, pointer: Any, offset: Any) -> Any:
-    return vec(pointer, types.int64), lambda c, b, s, a: _load(b, a[0], a[1], VECTOR, 4)
+    return vec(pointer, types.int64), lambda c, b, s, a: load(b, a[0], a[1], VECTOR, 4)
 
 
 @intrinsic
 def vector_store(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        _store(b, a[2], a[0], a[1], 4)
+        store(b, a[2], a[0], a[1], 4)
         return c.get_dummy_value()
 
     return types.void(pointer, types.int64, value), emit
+
+
+@intrinsic
+def vector_fill(typing: Any, value: Any) -> Any:
+    """``value``, a float32, in every lane."""
+    return vec(types.float32), lambda c, b, s, a: splat(b, a[0], VECTOR)
 
 
 @intrinsic
@@ -177,13 +171,19 @@ def vector_add(typing: Any, x: Any, y: Any) -> Any:
 @intrinsic
 def vector_scale(typing: Any, x: Any, factor: Any) -> Any:
     """x * factor, factor a float32."""
-    return vec(x, types.float32), lambda c, b, s, a: b.fmul(a[0], _splat(b, a[1], VECTOR))
+    return vec(x, types.float32), lambda c, b, s, a: b.fmul(a[0], splat(b, a[1], VECTOR))
 
 
 @intrinsic
 def vector_fma(typing: Any, total: Any, x: Any, y: Any) -> Any:
     """total + x * y, rounded once."""
-    return vec(total, x, y), lambda c, b, s, a: _fma(b, a[1], a[2], a[0])
+    return vec(total, x, y), lambda c, b, s, a: fma(b, a[1], a[2], a[0])
+
+
+def _clip(b: Any, x: Any, upper: Any) -> Any:
+    zero, top = ir.Constant(VECTOR, [0.0] * W), splat(b, upper, VECTOR)
+    x = b.select(b.fcmp_ordered(">", x, zero), x, zero)
+    return b.select(b.fcmp_ordered("<", x, top), x, top)
 
 
 @intrinsic
@@ -198,63 +198,23 @@ def transpose(typing: Any, source: Any, step: Any, target: Any, target_step: Any
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         source, step, target, target_step = a
-        rows = [_load(b, source, b.mul(step, _number(i, I64)), VECTOR, 4) for i in range(W)]
-        half = W // 2
-        while half:  # log2 W rounds of butterflies
-            low = [lane if not lane & half else W + lane - half for lane in range(W)]
-            high = [lane + half if not lane & half else W + lane for lane in range(W)]
-            mask = ir.VectorType(I32, W)
-            for i in range(W):
-                if not i & half:
-                    x, y = rows[i], rows[i + half]
-                    rows[i] = b.shuffle_vector(x, y, ir.Constant(mask, low))
-                    rows[i + half] = b.shuffle_vector(x, y, ir.Constant(mask, high))
-            half //= 2
-        for j in range(W):
-            _store(b, rows[j], target, b.mul(target_step, _number(j, I64)), 4)
+        transpose_square(b, source, step, target, target_step, VECTOR, 4)
         return c.get_dummy_value()
 
     return types.void(source, types.int64, target, types.int64), emit
 
 
-@intrinsic
-def quantise(typing: Any, source: Any, offset: Any, inverse: Any, target: Any, target_offset: Any) -> Any:
-    """target[...] (int16) = round-half-even(source[...] * inverse), W lanes; |source * inverse| is at most 127."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        product = b.fmul(_load(b, a[0], a[1], VECTOR, 4), _splat(b, a[2], VECTOR))
-        rounded = _call(b, f"llvm.roundeven.v{W}f32", VECTOR, [product])
-        whole = b.fptosi(rounded, ir.VectorType(I32, W))
-        _store(b, b.trunc(whole, ir.VectorType(I16, W)), a[3], a[4], 2)
-        return c.get_dummy_value()
-
-    return types.void(source, types.int64, types.float32, target, types.int64), emit
-
-
-@intrinsic
-def shorts_zero(typing: Any) -> Any:
-    return ivec(), lambda c, b, s, a: ir.Constant(SHORTS, [0] * (2 * W))
-
-
-@intrinsic
-def shorts_add(typing: Any, total: Any, pointer: Any, offset: Any) -> Any:
-    """total + the 2 W int16 at pointer[offset]."""
-    return ivec(total, pointer, types.int64), lambda c, b, s, a: b.add(a[0], _load(b, a[1], a[2], SHORTS, 2))
-
-
-@intrinsic
-def widen_add(typing: Any, pointer: Any, offset: Any, total: Any, sign: Any) -> Any:
-    """The 2 W int32 at pointer[offset] += sign * total; sign is +1 or -1."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        wide = b.mul(b.sext(a[2], WIDE), _splat(b, a[3], WIDE))
-        _store(b, b.add(_load(b, a[0], a[1], WIDE, 4), wide), a[0], a[1], 4)
-        return c.get_dummy_value()
-
-    return types.void(pointer, types.int64, total, types.int32), emit
-
-
 # ---- register tiles --------------------------------------------------------------------------------------------------
+
+
+def _per_register(b: Any, tile: Any, change: Any) -> Any:
+    for i in range(tile.type.count):
+        tile = b.insert_value(tile, change(i, b.extract_value(tile, i)), i)
+    return tile
+
+
+def _row_offset(b: Any, table: Any, row: int) -> Any:
+    return b.sext(b.load(b.gep(table, [number(row)]), align=4), I64)
 
 
 @intrinsic(prefer_literal=True)
@@ -265,7 +225,7 @@ def tile_bias(typing: Any, vectors: Any, pointer: Any, offset: Any) -> Any:
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         tile = ir.Constant(ir.ArrayType(VECTOR, count), ir.Undefined)
-        return _per_register(b, tile, lambda j, _: _load(b, a[1], b.add(a[2], _number(j * W, I64)), VECTOR, 4))
+        return _per_register(b, tile, lambda j, _: load(b, a[1], b.add(a[2], number(j * W, I64)), VECTOR, 4))
 
     return kind(vectors, pointer, types.int64), emit
 
@@ -302,14 +262,14 @@ def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> 
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         accumulators, pixels, offset, pointer = a
-        filters = [_load(b, pointer, _number(j * W, I64), VECTOR, 4) for j in range(tile.vectors)]
+        filters = [load(b, pointer, number(j * W, I64), VECTOR, 4) for j in range(tile.vectors)]
         for i in range(tile.rows):
             scalar = b.load(b.gep(b.extract_value(pixels, i), [offset]), align=4)
-            pixel = _splat(b, scalar, VECTOR)
+            pixel = splat(b, scalar, VECTOR)
             for j in range(tile.vectors):
                 k = i * tile.vectors + j
                 accumulators = b.insert_value(
-                    accumulators, _fma(b, pixel, filters[j], b.extract_value(accumulators, k)), k
+                    accumulators, fma(b, pixel, filters[j], b.extract_value(accumulators, k)), k
                 )
         return accumulators
 
@@ -323,8 +283,8 @@ def tile_add(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         def add(k: int, register: Any) -> Any:
             row, column = divmod(k, tile.vectors)
-            offset = b.add(_row_offset(b, a[2], row), _number(column * W, I64))
-            return b.fadd(register, _load(b, a[1], offset, VECTOR, 4))
+            offset = b.add(_row_offset(b, a[2], row), number(column * W, I64))
+            return b.fadd(register, load(b, a[1], offset, VECTOR, 4))
 
         return _per_register(b, a[0], add)
 
@@ -348,8 +308,8 @@ def tile_store(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         for k in range(tile.rows * tile.vectors):
             row, column = divmod(k, tile.vectors)
-            offset = b.add(_row_offset(b, a[2], row), _number(column * W, I64))
-            _store(b, b.extract_value(a[0], k), a[1], offset, 4)
+            offset = b.add(_row_offset(b, a[2], row), number(column * W, I64))
+            store(b, b.extract_value(a[0], k), a[1], offset, 4)
         return c.get_dummy_value()
 
     return types.void(tile, pointer, offsets), emit

@@ -1,7 +1,7 @@
 """What the intrinsics of `haste_runtime.kernels.simd` mean, in numpy: used when Numba's compiler is switched off.
 
-A pointer is an array, a vector an array of W floats, a tile an array (rows, vectors, W). A fused multiply-add is done
-in float64 and rounded once, which differs from the hardware's only in rare double roundings.
+A pointer is an array, a vector an array of W floats or of 2 W integers, a tile an array (rows, vectors, W). A fused
+multiply-add is done in float64 and rounded once, which differs from the hardware's only in rare double roundings.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.kernels.lanes import lanes
+from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS
 
 W = lanes()
 Array = NDArray[Any]
@@ -27,6 +28,14 @@ def as_ints(pointer: Array) -> Array:
 
 def as_shorts(pointer: Array) -> Array:
     return pointer.view(np.int16)
+
+
+def as_longs(pointer: Array) -> Array:
+    return pointer.view(np.int64)
+
+
+def as_doubles(pointer: Array) -> Array:
+    return pointer.view(np.float64)
 
 
 def prefetch(pointer: Array, offset: int) -> None:
@@ -51,6 +60,10 @@ def vector_load(pointer: Array, offset: int) -> Array:
 
 def vector_store(pointer: Array, offset: int, value: Array) -> None:
     pointer[offset : offset + W] = value
+
+
+def vector_fill(value: float) -> Array:
+    return np.full(W, value, np.float32)
 
 
 def vector_add(x: Array, y: Array) -> Array:
@@ -90,6 +103,54 @@ def shorts_add(total: Array, pointer: Array, offset: int) -> Array:
 
 def widen_add(pointer: Array, offset: int, total: Array, sign: int) -> None:
     pointer[offset : offset + 2 * W] += np.int32(sign) * total.astype(np.int32)
+
+
+def shorts_store(pointer: Array, offset: int, value: Array) -> None:
+    pointer[offset : offset + 2 * W] = value
+
+
+def shorts_transpose(source: Array, target: Array, target_step: int) -> None:
+    for j in range(2 * W):
+        target[j * target_step : j * target_step + 2 * W] = source[j : 4 * W * W : 2 * W]
+
+
+def wide_zero() -> Array:
+    return np.zeros(2 * W, np.int32)
+
+
+def wide_dot(total: Array, x: Array, y: Array, offset: int) -> Array:
+    span = slice(offset, offset + 2 * W)
+    return total + x[span].astype(np.int32) * y[span].astype(np.int32)
+
+
+def wide_sum(total: Array) -> np.int32:
+    return total.sum(dtype=np.int32)
+
+
+def keys_none() -> Array:
+    return np.full(2 * W, NO_KEY, np.int32)
+
+
+def keys_of(code: int, codes: Array, first: int, count: int) -> Array:
+    distance = [int(np.int32(code) ^ other).bit_count() for other in codes[first : first + 2 * W]]
+    position = np.arange(first, first + 2 * W, dtype=np.int32)
+    return np.where(position < count, np.array(distance, np.int32) << POSITION_BITS | position, np.int32(NO_KEY))
+
+
+def keys_smaller(x: Array, y: Array) -> Array:
+    return np.minimum(x, y)
+
+
+def keys_larger(x: Array, y: Array) -> Array:
+    return np.maximum(x, y)
+
+
+def keys_least(keys: Array) -> np.int32:
+    return keys.min()
+
+
+def keys_instead(keys: Array, key: int, others: Array) -> Array:
+    return np.where(keys == key, others, keys)
 
 
 def tile_bias(vectors: int, pointer: Array, offset: int) -> Array:

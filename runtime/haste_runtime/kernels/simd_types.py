@@ -11,13 +11,14 @@ from numba.extending import models, register_model
 from haste_runtime.kernels.lanes import lanes
 
 W = lanes()
-F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, W)
 SHORTS = ir.VectorType(I16, 2 * W)
 WIDE = ir.VectorType(I32, 2 * W)
 
 float_ptr, int_ptr, short_ptr = types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.int16)
-long_ptr = types.CPointer(types.int64)
+long_ptr, double_ptr = types.CPointer(types.int64), types.CPointer(types.float64)
 
 
 class Vec(types.Type):
@@ -32,6 +33,13 @@ class IVec(types.Type):
 
     def __init__(self) -> None:
         super().__init__(name=f"IVec{2 * W}")
+
+
+class Wide(types.Type):
+    """2 W int32 lanes: two registers."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Wide{2 * W}")
 
 
 class Tile(types.Type):
@@ -50,7 +58,7 @@ class Pixels(types.Type):
         super().__init__(name=f"Pixels{rows}")
 
 
-vec, ivec = Vec(), IVec()
+vec, ivec, wide = Vec(), IVec(), Wide()
 
 
 @register_model(Vec)
@@ -63,6 +71,12 @@ class _VecModel(models.PrimitiveModel):
 class _IVecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe: Any) -> None:
         super().__init__(dmm, fe, SHORTS)
+
+
+@register_model(Wide)
+class _WideModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe: Any) -> None:
+        super().__init__(dmm, fe, WIDE)
 
 
 @register_model(Tile)
