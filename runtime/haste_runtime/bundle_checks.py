@@ -151,10 +151,10 @@ def check_importance(bundle: Bundle, shapes: Mapping[str, Shape], path: str) -> 
 
     Raises MissingTensorError, ExtraTensorError or TensorShapeError.
     """
-    used = {v.importance: layer.node for layer in bundle.plan.layers for v in layer.variants if v.importance}
-    for name in sorted(set(bundle.importance) - set(used)):
+    used = {(v.importance, layer.node) for layer in bundle.plan.layers for v in layer.variants if v.importance}
+    for name in sorted(set(bundle.importance) - {name for name, _ in used}):
         raise errors.ExtraTensorError(f"{path}: no layer uses the importance {name!r}.")
-    for name, node in used.items():
+    for name, node in sorted(used):  # layers may share one
         array = bundle.importance.get(name)
         if array is None:
             raise errors.MissingTensorError(f"{path}: importance {name!r}, which a layer uses, is missing.")
