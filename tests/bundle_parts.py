@@ -20,14 +20,15 @@ from haste_runtime.bundle_container import seal
 from haste_runtime.bundle_errors import BundleFileError
 from haste_runtime.session import Session
 
-WEIGHT, BIAS, MATRIX = "c.weight", "c.bias", "c.projection2"
+WEIGHT, BIAS, MATRIX, IMPORTANCE = "c.weight", "c.bias", "c.projection2", "c.importance"
 
 
 def small_bundle() -> Bundle:
     b = GraphBuilder(0, x=(2, 4, 4))
     b.conv("c", "x", 2, 3, 3, activation="relu")
     b.node("m", "mean", "c", keepdim=0)
-    return replace(bundle_for(b.graph(), patch=2, bits=3, levels=[2]), classes=("cat", "dog", "eel"), dtype="fp16")
+    bundle = bundle_for(b.graph(), patch=2, bits=3, levels=[2], policy="budget", budget=0.25, dtype="fp16")
+    return replace(bundle, classes=("cat", "dog", "eel"))
 
 
 def small_bytes(folder: Path) -> bytes:
@@ -99,6 +100,20 @@ def with_manifest(good: bytes, **changes: object) -> bytes:
     header, manifest, data = take_apart(good)
     for keys, value in changes.items():
         change(manifest, keys.replace("__", "."), value)
+    return put_together(header, {"haste": seal(manifest)}, data)
+
+
+def as_version_1(good: bytes) -> bytes:
+    """The file as version 1 would have it: the same without the keys that are new in version 2."""
+    header, manifest, data = take_apart(good)
+    manifest["format_version"] = 1
+    for layer in manifest["plan"]["layers"]:
+        for variant in layer["variants"]:
+            del variant["importance"]
+    for level in manifest["ladder"]:
+        del level["agreement"]
+        for choice in level["choices"].values():
+            del choice["budget"]
     return put_together(header, {"haste": seal(manifest)}, data)
 
 

@@ -182,6 +182,7 @@ def inspect_bundle(path: str | os.PathLike[str], verify: bool = False) -> dict[s
             "header": 8 + container.header_bytes,
             "constants": sum(constant.nbytes for constant in graph.constants.values()),
             "projections": sum(math.prod(record.shape) for record in records.values() if record.dtype == "U8"),
+            "importance": sum(array.nbytes for array in bundle.importance.values()),
             "arena": bundle.arena_bytes,
         },
         "parameters": graph.parameters(),

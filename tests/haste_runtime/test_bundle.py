@@ -24,17 +24,19 @@ from haste_runtime.bundle import FORMAT_VERSION, Bundle, inspect_bundle, read_bu
 from haste_runtime.errors import BundleError
 from haste_runtime.graph import Graph
 from haste_runtime.operators import OPERATORS
-from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.projection import draw, pack
 
 
 def full_bundle(dtype: str = "fp32") -> Bundle:
-    """Every field differs from its default."""
-    bundle = bundle_for(random_network(3), patch=(2, 4), bits=9, dtype=dtype)
+    """Every field differs from its default, and every policy has a variant and a level."""
+    policies = ("scaled", "budget", "mean")
+    bundle = bundle_for(random_network(3), (2, 4, 3), 9, policy=policies, budget=(0.0, 1 / 3), dtype=dtype)
+    levels = zip(bundle.plan.levels, (100.0, None, 98.76, 0.0), strict=True)
     return replace(
         bundle,
-        plan=replace(bundle.plan, objective="time"),
+        plan=replace(bundle.plan, levels=tuple(replace(level, agreement=a) for level, a in levels), objective="time"),
         preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 1 / 3), 1.5, "NHWC", "BGR"),
         classes=("crème brûlée", "dog", "cat", "猫", "a b"),
         target="rpi4",
@@ -45,7 +47,8 @@ def full_bundle(dtype: str = "fp32") -> Bundle:
 
 def assert_same(a: Bundle, b: Bundle) -> None:
     """Equal, the arrays bit for bit."""
-    for ours, theirs in ((a.graph.constants, b.graph.constants), (a.projections, b.projections)):
+    pairs = (a.graph.constants, b.graph.constants), (a.projections, b.projections), (a.importance, b.importance)
+    for ours, theirs in pairs:
         assert set(ours) == set(theirs)
         for key, array in ours.items():
             assert array.dtype == theirs[key].dtype
@@ -67,6 +70,10 @@ def test_round_trip(tmp_path: Path, dtype: str) -> None:
     back = read_bundle(tmp_path / "net.haste")
     assert_same(back, stored(bundle))
     assert_same(stored(back), back)
+    assert {array.dtype.str for array in back.importance.values()} == {"<u2"}
+    assert len(back.importance) == 4
+    assert back.plan.levels[2].choices["strided"] == Choice(1, 4, 1 / 3)
+    assert [level.agreement for level in back.plan.levels] == [100.0, None, 98.76, 0.0]
     write_bundle(tmp_path / "again.haste", back)
     assert (tmp_path / "again.haste").read_bytes() == (tmp_path / "net.haste").read_bytes()
 
@@ -102,7 +109,8 @@ def test_arrays_outlive_the_file(tmp_path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
     path.unlink()
     assert_same(back, bundle)
-    assert all(array.flags.owndata and array.flags.writeable for array in back.graph.constants.values())
+    arrays = [*back.graph.constants.values(), *back.importance.values()]
+    assert all(array.flags.owndata and array.flags.writeable for array in arrays)
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -112,7 +120,7 @@ import sys
 sys.path[:0] = sys.argv[2:]
 from builders import bundle_for, random_network
 from haste_runtime.bundle import write_bundle
-write_bundle(sys.argv[1], bundle_for(random_network(3), dtype="fp16"))
+write_bundle(sys.argv[1], bundle_for(random_network(3), policy="budget", dtype="fp16"))
 """
 
 
@@ -123,7 +131,7 @@ def test_the_same_bundle_gives_the_same_bytes_in_every_process(tmp_path: Path) -
         command = [sys.executable, "-c", WRITE, str(path), *filter(None, sys.path)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
-    write_bundle(tmp_path / "here.haste", bundle_for(random_network(3), dtype="fp16"))
+    write_bundle(tmp_path / "here.haste", bundle_for(random_network(3), policy="budget", dtype="fp16"))
     digests.add(hashlib.sha256((tmp_path / "here.haste").read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -138,12 +146,14 @@ def test_any_safetensors_tool_reads_it(tmp_path: Path, dtype: str) -> None:
     digest, text = metadata.split(" ", 1)
     assert hashlib.sha256(text.encode()).hexdigest() == digest
     manifest = json.loads(text)
-    assert manifest["format_version"] == FORMAT_VERSION == 1
-    assert set(tensors) == set(bundle.graph.constants) | set(bundle.projections) == set(manifest["tensors"])
+    assert manifest["format_version"] == FORMAT_VERSION == 2
+    expected = {**bundle.graph.constants, **bundle.importance}
+    expected |= {name: pack(projection) for name, projection in bundle.projections.items()}
+    assert set(tensors) == set(expected) == set(manifest["tensors"])
     for name, tensor in tensors.items():
         assert hashlib.sha256(tensor.tobytes()).hexdigest() == manifest["tensors"][name]["sha256"]
-        expected = pack(bundle.projections[name]) if name in bundle.projections else bundle.graph.constants[name]
-        assert np.array_equal(tensor, expected)
+        assert tensor.dtype == expected[name].dtype
+        assert np.array_equal(tensor, expected[name])
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -216,8 +226,24 @@ def replan(layer: LayerPlan | None = None, levels: tuple[Level, ...] | None = No
     return replace(plan, layers=(layer or changed,), levels=plan.levels if levels is None else levels)
 
 
-def level(variant: int = 0, bits: int = 3, node: str = "conv", saved: float = 10.0) -> tuple[Level, Level]:
-    return Level({}, 0.0, 0.0), Level({node: Choice(variant, bits)}, saved, saved)
+def level(
+    variant: int = 0,
+    bits: int = 3,
+    node: str = "conv",
+    saved: float = 10.0,
+    budget: float = 0.0,
+    agreement: float | None = None,
+) -> tuple[Level, Level]:
+    return Level({}, 0.0, 0.0), Level({node: Choice(variant, bits, budget)}, saved, saved, agreement)
+
+
+WEIGHTS = np.array([0, 1, 4096, 2**16 - 1], np.uint16)
+
+
+def weighted(importance: dict[str, np.ndarray] | None = None, named: str = "w", **changes: Any) -> Bundle:
+    """As `one_conv`, its first variant by the policy "budget"; ``changes`` are those of `replan`."""
+    plan = replan(**{"policy": "budget", "importance": named, "levels": level(budget=0.5, agreement=99.0), **changes})
+    return one_conv(plan=plan, importance={"w": WEIGHTS} if importance is None else importance)
 
 
 def with_constants(**constants: np.ndarray) -> Graph:
@@ -232,6 +258,10 @@ E = bundle_errors
 def test_the_bundle_that_is_broken_below_is_good(tmp_path: Path) -> None:
     write_bundle(tmp_path / "net.haste", one_conv(plan=replan(levels=level())))
     assert_same(read_bundle(tmp_path / "net.haste"), one_conv(plan=replan(levels=level())))
+    write_bundle(tmp_path / "weighted.haste", weighted())
+    assert_same(read_bundle(tmp_path / "weighted.haste"), weighted())
+    for most in (level(budget=1e6, agreement=100.0), level(budget=0.0, agreement=0.0)):
+        write_bundle(tmp_path / "net.haste", weighted(levels=most))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +286,29 @@ def test_the_bundle_that_is_broken_below_is_good(tmp_path: Path) -> None:
         (one_conv(plan=replan(policy="median")), E.UnsupportedError, "policy 'median'"),
         (one_conv(plan=replace(replan(), objective="joules")), E.PlanError, "objective 'joules'"),
         (one_conv(plan=replan(projection="conv.projection4")), E.PlanError, "patches that differ"),
-        (one_conv(plan=replan(projection="conv.weight")), E.PlanError, "names a constant and a projection"),
+        (one_conv(plan=replan(projection="conv.weight")), E.PlanError, "names two of a constant, a projection"),
+        (
+            one_conv(plan=replan(policy="budget")),
+            E.PlanError,
+            "'conv' merges by the policy 'budget', with importance ''",
+        ),
+        (weighted(policy="mean"), E.PlanError, "'conv' merges by the policy 'mean', with importance 'w'"),
+        (weighted(policy="scaled"), E.PlanError, "'conv' merges by the policy 'scaled', with importance 'w'"),
+        (weighted(policy="median"), E.UnsupportedError, "policy 'median'"),
+        (weighted(importance={}), E.MissingTensorError, "importance 'w', which a layer uses, is missing"),
+        (weighted({"w": WEIGHTS, "more": WEIGHTS}), E.ExtraTensorError, "no layer uses the importance 'more'"),
+        (one_conv(importance={"w": WEIGHTS}), E.ExtraTensorError, "no layer uses the importance 'w'"),
+        (weighted({"w": WEIGHTS[:3]}), E.TensorShapeError, r"'w' is uint16 \[3\]; 4 uint16 are needed"),
+        (weighted({"w": WEIGHTS[None]}), E.TensorShapeError, r"'w' is uint16 \[1, 4\]"),
+        (weighted({"w": WEIGHTS.astype(np.int32)}), E.TensorShapeError, r"'w' is int32 \[4\]"),
+        (weighted({"conv.bias": WEIGHTS}, named="conv.bias"), E.PlanError, "'conv.bias' names two of"),
+        (weighted(levels=level(budget=-1e-9)), E.PlanError, "level 1 gives 'conv' an error budget of -1e-09"),
+        (weighted(levels=level(budget=1.1e6)), E.PlanError, "an error budget of 1100000.0"),
+        (weighted(levels=level(budget=float("nan"))), E.PlanError, "an error budget of nan"),
+        (weighted(levels=level(budget=float("inf"))), E.PlanError, "an error budget of inf"),
+        (weighted(levels=level(agreement=100.1)), E.PlanError, "level 1 claims to agree with level 0 in 100.1 %"),
+        (weighted(levels=level(agreement=-0.1)), E.PlanError, "to agree with level 0 in -0.1 %"),
+        (weighted(levels=level(agreement=float("nan"))), E.PlanError, "to agree with level 0 in nan %"),
         (one_conv(plan=replan(bits=5, levels=level())), E.ProjectionError, r"has shape \(6, 16\); \(5, 16\) is needed"),
         (one_conv(plan=replan(patch=3)), E.ProjectionError, r"\(6, 25\) is needed"),
         (one_conv(plan=replan(projection="lost")), E.ExtraTensorError, "no layer uses the projection"),
@@ -313,7 +365,9 @@ def test_inspect(tmp_path: Path, verify: bool) -> None:
     assert json.loads(json.dumps(summary)) == summary
     assert summary["checksums"] == {"manifest": "ok", "tensors": "ok" if verify else "not checked"}
     sizes = summary["bytes"]
-    assert sizes["file"] == path.stat().st_size == sizes["header"] + sizes["constants"] + sizes["projections"]
+    assert sizes["file"] == path.stat().st_size
+    assert sizes["file"] == sum(sizes[part] for part in ("header", "constants", "projections", "importance"))
+    assert sizes["importance"] == sum(array.nbytes for array in bundle.importance.values()) > 0
     assert sizes["arena"] == 123456
     assert summary["parameters"] == bundle.graph.parameters()
     assert summary["classes"] == list(bundle.classes)
@@ -328,9 +382,12 @@ def test_inspect(tmp_path: Path, verify: bool) -> None:
     assert layers["strided"]["choice"] == "merged"
     assert layers["strided"]["reason"] == "merged in tests"
     assert layers["strided"]["stride"] == [2, 2]
-    assert [variant["patch"] for variant in layers["strided"]["variants"]] == [2, 4]
+    assert [variant["patch"] for variant in layers["strided"]["variants"]] == [2, 4, 3]
+    assert [variant["policy"] for variant in layers["strided"]["variants"]] == ["scaled", "budget", "mean"]
+    assert [variant["importance"] for variant in layers["strided"]["variants"]] == ["", "strided.importance", ""]
     assert [entry["flops_reduction"] for entry in summary["levels"]] == [0.0, 20.0, 30.0, 40.0]
-    assert summary["levels"][2]["choices"]["strided"] == {"variant": 1, "bits": 4}
+    assert [entry["agreement"] for entry in summary["levels"]] == [100.0, None, 98.76, 0.0]
+    assert summary["levels"][2]["choices"]["strided"] == {"variant": 1, "bits": 4, "budget": 1 / 3}
 
 
 def test_only_verifying_looks_at_the_tensors(tmp_path: Path) -> None:
@@ -366,6 +423,24 @@ def test_each_cause_has_words_and_advice(cause: type[bundle_errors.BundleFileErr
     assert (type(back), back.message, back.hint) == (cause, error.message, error.hint)
 
 
+@pytest.mark.parametrize("narrower", ["first", "second"])
+def test_layers_that_share_an_importance_have_as_many_channels(tmp_path: Path, narrower: str) -> None:
+    """Each of them is checked: a layer with more channels would read past the end of it."""
+    channels = {"first": 6, "second": 6, narrower: 4}
+    b = GraphBuilder(0, x=(channels["first"], 8, 8), y=(channels["second"], 8, 8))
+    b.conv("first", "x", channels["first"], 3, 3)
+    b.conv("second", "y", channels["second"], 3, 3)
+    bundle = bundle_for(b.graph("first", "second"), policy="budget")
+    layers = tuple(
+        replace(layer, variants=tuple(replace(v, importance="shared") for v in layer.variants))
+        for layer in bundle.plan.layers
+    )
+    shared = {"shared": np.ones(4, np.uint16)}
+    bundle = replace(bundle, plan=replace(bundle.plan, layers=layers), importance=shared)
+    with pytest.raises(bundle_errors.TensorShapeError, match="6 uint16 are needed"):
+        write_bundle(tmp_path / "net.haste", bundle)
+
+
 def test_variants_may_share_a_projection(tmp_path: Path) -> None:
     """Two variants of the same patch size differ in nothing that the matrix depends on."""
     matrix = draw(1, 4, 6)
@@ -380,15 +455,41 @@ def test_variants_may_share_a_projection(tmp_path: Path) -> None:
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
 
-def test_the_specifications_reader_reads(tmp_path: Path) -> None:
-    bundle = stored(full_bundle("fp16"))
-    write_bundle(tmp_path / "net.haste", bundle)
+def read_by_the_specification(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and tensors, by the reader that the specification shows."""
     (code,) = re.findall(r"```python\n(.*?)```", SPECIFICATION.read_text("utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)
-    manifest, tensors = names["manifest_and_tensors"](tmp_path / "net.haste")
+    manifest, tensors = names["manifest_and_tensors"](path)
+    return manifest, tensors
+
+
+def test_the_specifications_reader_reads(tmp_path: Path) -> None:
+    bundle = stored(full_bundle("fp16"))
+    write_bundle(tmp_path / "net.haste", bundle)
+    manifest, tensors = read_by_the_specification(tmp_path / "net.haste")
     assert manifest["classes"] == list(bundle.classes)
-    assert set(tensors) == set(bundle.graph.constants) | set(bundle.projections)
+    assert set(tensors) == {*bundle.graph.constants, *bundle.projections, *bundle.importance}
+
+
+def test_the_specification_names_every_policy_and_no_other() -> None:
+    (row,) = re.findall(r"^\| `\.\.\.variants` \|.*$", SPECIFICATION.read_text("utf-8"), re.MULTILINE)
+    assert set(re.findall(r'`"(\w+)"`', row)) == set(POLICIES)
+    (section,) = re.findall(r"^## Policies\n(.*?)^## ", SPECIFICATION.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^- `(\w+)`", section, re.MULTILINE) == list(POLICIES)
+
+
+def test_the_specification_lists_every_key(tmp_path: Path) -> None:
+    """Of the manifest itself, and of the objects that a version may change: variants, levels, choices."""
+    write_bundle(tmp_path / "net.haste", full_bundle())
+    manifest, _ = read_by_the_specification(tmp_path / "net.haste")
+    table = SPECIFICATION.read_text("utf-8").split("| key |", 1)[1].split("\n\n", 1)[0]
+    keys = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
+    assert {key.split(".")[0] for key in keys if not key.startswith(".")} == set(manifest)
+    shapes = [set(shape.split(", ")) for shape in re.findall(r"`\{([\w, ]+)\}`", table)]
+    level = manifest["ladder"][2]
+    for value in (manifest["plan"]["layers"][0]["variants"][0], level, level["choices"]["strided"]):
+        assert set(value) in shapes
 
 
 def test_the_specification_lists_every_operator_with_its_attributes_and_constants() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bundle_parts import (
     BIAS,
+    IMPORTANCE,
     MATRIX,
     REMOVE,
     WEIGHT,
@@ -54,6 +55,7 @@ def test_taking_apart_and_putting_together_is_right(good: bytes, tmp_path: Path)
 
 
 DEEP = 100_000
+CHOICE = {"variant": 0, "bits": 1, "budget": 0.0}
 
 DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     # the header
@@ -117,10 +119,11 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
         "the manifest has the key 'dtype' twice",
     ),
     # the version
-    ("newer", in_manifest(format_version=2), e.NewerVersionError, "format 2 (made by tests)"),
+    ("newer", in_manifest(format_version=3), e.NewerVersionError, "format 3 (made by tests)"),
     ("much newer", lambda g: with_text(g, lambda t: '{"format_version":99}'), e.NewerVersionError, "format 99;"),
     ("older", in_manifest(format_version=0), e.OlderVersionError, "format 0 (made by tests)"),
-    ("version text", in_manifest(format_version="1"), e.ManifestError, "format_version is missing"),
+    ("keys of another", in_manifest(format_version=1), e.ManifestError, "variants[0] has unknown keys ['importance']"),
+    ("version text", in_manifest(format_version="2"), e.ManifestError, "format_version is missing"),
     ("no version", in_manifest(format_version=REMOVE), e.ManifestError, "format_version is missing"),
     ("version true", in_manifest(format_version=True), e.ManifestError, "format_version is missing"),
     # the manifest
@@ -147,6 +150,45 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("patch", in_manifest(plan__layers__0__variants__0__patch=0), e.ManifestError, "variants[0].patch"),
     ("bits", in_manifest(plan__layers__0__variants__0__bits=32), e.ManifestError, "variants[0].bits"),
     ("no bits", in_manifest(ladder__1__choices__c__bits=0), e.ManifestError, "ladder[1].choices.c.bits"),
+    (
+        "budget missing",
+        in_manifest(ladder__1__choices__c__budget=REMOVE),
+        e.ManifestError,
+        "choices.c lacks ['budget']",
+    ),
+    (
+        "budget null",
+        in_manifest(ladder__1__choices__c__budget=None),
+        e.ManifestError,
+        "choices.c.budget is not a finite",
+    ),
+    (
+        "budget true",
+        in_manifest(ladder__1__choices__c__budget=True),
+        e.ManifestError,
+        "choices.c.budget is not a finite",
+    ),
+    (
+        "budget infinite",
+        lambda g: with_text(g, lambda t: t.replace('"budget":0.25', '"budget":1e999', 1)),
+        e.ManifestError,
+        "choices.c.budget is not a finite",
+    ),
+    ("agreement missing", in_manifest(ladder__1__agreement=REMOVE), e.ManifestError, "ladder[1] lacks ['agreement']"),
+    ("agreement text", in_manifest(ladder__1__agreement="99"), e.ManifestError, "ladder[1].agreement is not a finite"),
+    ("agreement true", in_manifest(ladder__1__agreement=True), e.ManifestError, "ladder[1].agreement is not a finite"),
+    (
+        "importance missing",
+        in_manifest(plan__layers__0__variants__0__importance=REMOVE),
+        e.ManifestError,
+        "variants[0] lacks ['importance']",
+    ),
+    (
+        "importance null",
+        in_manifest(plan__layers__0__variants__0__importance=None),
+        e.ManifestError,
+        "variants[0].importance is not a printable text",
+    ),
     # the graph
     ("operator", in_manifest(graph__nodes__1__op="softmax"), e.UnsupportedError, "operator 'softmax'"),
     ("stride", in_manifest(graph__nodes__0__attributes__stride=[0, 1]), e.BundleGraphError, "'stride'"),
@@ -163,14 +205,43 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("sparsity", in_manifest(plan__layers__0__variants__0__sparsity=1), e.PlanError, "sparsity of 1"),
     ("objective", in_manifest(plan__objective="joules"), e.PlanError, "objective 'joules'"),
     ("no ladder", in_manifest(ladder=[]), e.PlanError, "no levels"),
-    ("level 0", in_manifest(ladder__0__choices={"c": {"variant": 0, "bits": 1}}), e.PlanError, "level 0"),
-    ("level node", in_manifest(ladder__1__choices={"m": {"variant": 0, "bits": 1}}), e.PlanError, "'m'"),
+    ("level 0", in_manifest(ladder__0__choices={"c": CHOICE}), e.PlanError, "level 0"),
+    ("level node", in_manifest(ladder__1__choices={"m": CHOICE}), e.PlanError, "'m'"),
     ("level variant", in_manifest(ladder__1__choices__c__variant=1), e.PlanError, "variant 1 of 'c'"),
     ("level bits", in_manifest(ladder__1__choices__c__bits=4), e.PlanError, "uses 4 bits of 'c'"),
     ("level saving", in_manifest(ladder__1__flops_reduction=100.5), e.PlanError, "save 100.5 %"),
-    ("same name", in_manifest(plan__layers__0__variants__0__projection=BIAS), e.PlanError, "names a"),
+    ("level budget", in_manifest(ladder__1__choices__c__budget=-0.5), e.PlanError, "'c' an error budget of -0.5"),
+    ("huge budget", in_manifest(ladder__1__choices__c__budget=1e7), e.PlanError, "'c' an error budget of 10000000.0"),
+    (
+        "agreement",
+        in_manifest(ladder__1__agreement=100.5),
+        e.PlanError,
+        "level 1 claims to agree with level 0 in 100.5",
+    ),
+    ("negative agreement", in_manifest(ladder__1__agreement=-1), e.PlanError, "level 0 in -1.0 %"),
+    ("same name", in_manifest(plan__layers__0__variants__0__projection=BIAS), e.PlanError, f"'{BIAS}' names two of"),
+    ("name again", in_manifest(plan__layers__0__variants__0__importance=BIAS), e.PlanError, f"'{BIAS}' names two of"),
+    ("one name", in_manifest(plan__layers__0__variants__0__importance=MATRIX), e.PlanError, f"'{MATRIX}' names two of"),
+    (
+        "importance of a policy without",
+        in_manifest(plan__layers__0__variants__0__policy="scaled"),
+        e.PlanError,
+        f"'c' merges by the policy 'scaled', with importance '{IMPORTANCE}'",
+    ),
     # the tensors
     ("tensor missing", lambda g: without_tensor(g, MATRIX), e.MissingTensorError, f"tensor '{MATRIX}'"),
+    (
+        "importance renamed",
+        in_manifest(plan__layers__0__variants__0__importance="w"),
+        e.MissingTensorError,
+        "tensor 'w'",
+    ),
+    (
+        "importance unused",
+        in_manifest(plan__layers__0__variants__0__importance=""),
+        e.ExtraTensorError,
+        f"the tensor '{IMPORTANCE}'",
+    ),
     ("not listed", in_manifest(**{"tensors__c/bias": REMOVE}), e.MissingTensorError, f"'{BIAS}'"),
     ("renamed", in_manifest(graph__nodes__0__constants__bias="b"), e.MissingTensorError, "'b'"),
     ("spare", lambda g: with_another_tensor(g, False), e.ExtraTensorError, "the tensor 'spare'"),
@@ -191,6 +262,15 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
         e.BundleGraphError,
         "its weight has shape (2, 3, 3, 3)",
     ),
+    (
+        "importance shape",
+        lambda g: with_manifest(
+            with_header(g, **{"c/importance__shape": [2, 1]}), **{"tensors__c/importance__shape": [2, 1]}
+        ),
+        e.TensorShapeError,
+        f"importance '{IMPORTANCE}' is uint16 [2, 1]; 2 uint16 are needed",
+    ),
+    ("importance type", in_header(**{"c/importance__dtype": "F16"}), e.TensorTypeError, "is F16 where U16"),
     ("type", in_manifest(**{"tensors__c/bias__dtype": "F16"}), e.TensorTypeError, "is F16 where F32"),
     ("storage", in_manifest(dtype="fp32"), e.TensorTypeError, f"'{WEIGHT}' is F16 where F32"),
     ("checksum", lambda g: g[:-1] + bytes([g[-1] ^ 4]), e.TensorChecksumError, f"tensor '{MATRIX}' does not match"),

@@ -1,0 +1,89 @@
+"""Bundles of format version 1: what they lack has its default, and everything else is as in version 2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import alike_channels, bundle_for, random_network
+from bundle_parts import as_version_1, change, put_together, refused, take_apart, with_manifest
+
+from haste_runtime import bundle_errors as e
+from haste_runtime.bundle import FORMAT_VERSION, inspect_bundle, read_bundle, write_bundle
+from haste_runtime.bundle_container import seal
+from haste_runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file of today's version with nothing in it that version 1 could not hold."""
+    path = tmp_path_factory.mktemp("newer") / "net.haste"
+    write_bundle(path, bundle_for(random_network(3), patch=(2, 4), bits=9))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def older(newer: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "older.haste"
+    path.write_bytes(as_version_1(newer))
+    return path
+
+
+def test_version_1_is_read(newer: bytes, older: Path, tmp_path: Path) -> None:
+    (tmp_path / "newer.haste").write_bytes(newer)
+    ours, today = read_bundle(older), read_bundle(tmp_path / "newer.haste")
+    assert (ours.format_version, today.format_version) == (1, FORMAT_VERSION)
+    assert ours.plan == today.plan
+    assert replace(ours.graph, constants={}) == replace(today.graph, constants={})
+    assert ours.importance == {}
+    for variant in ours.plan.layer("strided").variants:
+        assert (variant.policy, variant.importance) == ("mean", "")
+    for level in ours.plan.levels:
+        assert level.agreement is None
+        assert {choice.budget for choice in level.choices.values()} <= {0.0}
+    summary = inspect_bundle(older, verify=True)
+    assert summary["format_version"] == 1
+    assert [level["agreement"] for level in summary["levels"]] == [None] * 4
+    assert summary["bytes"]["importance"] == 0
+
+
+def test_version_1_runs_as_ever(newer: bytes, older: Path, tmp_path: Path) -> None:
+    (tmp_path / "newer.haste").write_bytes(newer)
+    with Session(older, "numpy", trace=True) as old, Session(tmp_path / "newer.haste", "numpy", trace=True) as new:
+        x = alike_channels(np.random.default_rng(0), (1, *old.bundle.graph.inputs[0].shape))
+        assert old.levels == new.levels
+        for level in range(len(old.levels)):
+            old.level = new.level = level
+            assert np.array_equal(old.run(x), new.run(x))
+            assert set(old.codes) == set(old.groups) == set(new.codes)
+            for name, leaders in old.groups.items():
+                assert np.array_equal(leaders, new.groups[name])
+
+
+def test_version_1_is_written_as_today(newer: bytes, older: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "again.haste", read_bundle(older))
+    assert (tmp_path / "again.haste").read_bytes() == newer
+
+
+@pytest.mark.parametrize(
+    "keys", ["plan.layers.0.variants.0.importance", "ladder.1.agreement", "ladder.1.choices.stem.budget"]
+)
+def test_version_1_knows_no_key_of_version_2(older: Path, tmp_path: Path, keys: str) -> None:
+    header, manifest, data = take_apart(older.read_bytes())
+    change(manifest, keys, "" if keys.endswith("importance") else 0.0)
+    error = refused(tmp_path / "net.haste", put_together(header, {"haste": seal(manifest)}, data))
+    assert type(error) is e.ManifestError
+    assert f"has unknown keys ['{keys.rpartition('.')[2]}']" in error.message
+
+
+def test_policies_in_version_1(older: Path, tmp_path: Path) -> None:
+    """Names of policies are open in every version, but one that needs more than version 1 holds cannot be in it."""
+    data, policy = older.read_bytes(), "plan__layers__0__variants__0__policy"
+    (tmp_path / "scaled.haste").write_bytes(with_manifest(data, **{policy: "scaled"}))
+    assert read_bundle(tmp_path / "scaled.haste").plan.layers[0].variants[0].policy == "scaled"
+    error = refused(tmp_path / "net.haste", with_manifest(data, **{policy: "budget"}))
+    assert type(error) is e.PlanError
+    assert "policy 'budget', with importance ''" in error.message
+    assert type(refused(tmp_path / "net.haste", with_manifest(data, **{policy: "median"}))) is e.UnsupportedError
