@@ -34,9 +34,8 @@ def inspect_(
     print(f"{bundle}: format {summary['format_version']}, made by {summary['made_by']} for {summary['target']}")
     print(f"network:   {shapes[0]} -> {shapes[1]}; {', '.join(f'{n} {op}' for op, n in summary['operators'].items())}")
     print(f"weights:   {summary['parameters']} numbers, {summary['dtype']}, {size(sizes['constants'])}")
-    print(
-        f"memory:    file {size(sizes['file'])}, arena {size(sizes['arena'])}, projections {size(sizes['projections'])}"
-    )
+    parts = [part for part in ("file", "arena", "projections", "importance") if sizes[part]]
+    print(f"memory:    {', '.join(f'{part} {size(sizes[part])}' for part in parts)}")
     print(
         f"pictures:  {preprocessing['colour']} / {preprocessing['scale']:g}, "
         f"mean {numbers(preprocessing['mean'])}, std {numbers(preprocessing['std'])}, {preprocessing['layout']}"

@@ -52,24 +52,47 @@ def print_layers(summary: Mapping[str, Any]) -> None:
         )
         if layer["groups"] > 1:
             kernel += f", {layer['groups']} groups"
-        patches = ", ".join(f"patch {v['patch']}" for v in layer["variants"])
+        variants = layer["variants"]
         choices = [level["choices"].get(layer["name"]) for level in summary["levels"][1:]]
-        bits = " ".join("." if choice is None else str(choice["bits"]) for choice in choices)
+        merging = "; ".join(
+            _variant(v, [c["bits"] for c in choices if c and c["variant"] == i]) for i, v in enumerate(variants)
+        )
+        strengths = " ".join("." if choice is None else _strength(variants, choice) for choice in choices)
         shapes = " -> ".join("x".join(map(str, layer[key])) for key in ("input", "output"))
         reason = layer["reason"] or layer["why_not"]
-        rows.append([layer["name"], shapes, kernel, patches or layer["choice"], bits if patches else "", reason])
-    print_table(["layer", "shape", "kernel", "choice", "bits at levels", "reason"], rows)
+        rows.append([layer["name"], shapes, kernel, merging or layer["choice"], strengths if merging else "", reason])
+    print_table(["layer", "shape", "kernel", "choice", "bits or budget at levels", "reason"], rows)
+
+
+def _variant(variant: Mapping[str, Any], bits: list[int]) -> str:
+    """bits: in use at the levels that merge by it; told where the column of levels tells budgets instead."""
+    text = f"{variant['policy']}, patch {variant['patch']}"
+    if variant["policy"] != "budget" or not bits:
+        return text
+    return f"{text}, {min(bits)} bits" if min(bits) == max(bits) else f"{text}, {min(bits)} to {max(bits)} bits"
+
+
+def _strength(variants: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> str:
+    """The setting that decides how strongly a layer merges at a level."""
+    return f"{choice['budget']:.3g}" if variants[choice["variant"]]["policy"] == "budget" else str(choice["bits"])
 
 
 def print_levels(summary: Mapping[str, Any]) -> None:
     """The ladder as the compiler expects it."""
-    columns = [">level", ">merged layers", ">FLOPs saved % (expected)", ">of mergeable layers %"]
+    columns = [
+        ">level",
+        ">merged layers",
+        ">FLOPs saved % (expected)",
+        ">of mergeable layers %",
+        ">agreement % (expected)",
+    ]
     rows = [
         [
             str(level["level"]),
             str(level["merged_layers"]),
             percent(level["flops_reduction_network"]),
             percent(level["flops_reduction"]),
+            percent(level["agreement"]),
         ]
         for level in summary["levels"]
     ]
