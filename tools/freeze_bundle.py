@@ -23,16 +23,24 @@ from builders import alike_channels, bundle_for, random_network  # noqa: E402 - 
 from haste_runtime import Session  # noqa: E402
 from haste_runtime.bundle import FORMAT_VERSION, stored, write_bundle  # noqa: E402
 from haste_runtime.memory import arena_bytes  # noqa: E402
+from haste_runtime.plan import POLICIES  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def freeze(folder: Path) -> None:
-    """net.haste: a network with every operator, half-precision weights, two patch sizes; samples.npz: x and outputs."""
+    """net.haste: a network with every operator, half-precision weights, each policy at two levels; samples.npz: x, and
+    at each level outputs, codes and groups."""
     graph = random_network(11)
-    draft = bundle_for(graph, [3, 8], 12, dtype="fp16")
-    classes = tuple(f"class {i}" for i in range(5))
-    bundle = stored(replace(draft, classes=classes, arena_bytes=arena_bytes(graph, draft.plan, 4)))
+    draft = bundle_for(
+        graph, (3, 8, 4), 12, (12, 6, 10, 3, 9, 12), policy=POLICIES, budget=(0, 0, 0.1, 0, 0, 0.75), dtype="fp16"
+    )
+    agreements = (100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5)  # made up, as are the savings
+    levels = tuple(
+        replace(level, agreement=agreement) for level, agreement in zip(draft.plan.levels, agreements, strict=True)
+    )
+    plan, classes = replace(draft.plan, levels=levels), tuple(f"class {i}" for i in range(5))
+    bundle = stored(replace(draft, plan=plan, classes=classes, arena_bytes=arena_bytes(graph, plan, 4)))
     x = alike_channels(np.random.default_rng(0), (3, *graph.inputs[0].shape))
     arrays: dict[str, Any] = {"x": x}
     with Session(bundle, "numpy", trace=True) as session:
@@ -40,6 +48,7 @@ def freeze(folder: Path) -> None:
             session.level = level.number
             arrays[f"level {level.number}"] = session.run(x)
             arrays |= {f"level {level.number} codes {name}": codes for name, codes in session.codes.items()}
+            arrays |= {f"level {level.number} groups {name}": leaders for name, leaders in session.groups.items()}
     folder.mkdir(parents=True)
     write_bundle(folder / "net.haste", bundle)
     np.savez_compressed(folder / "samples.npz", **arrays)

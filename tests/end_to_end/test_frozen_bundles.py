@@ -25,13 +25,17 @@ def test_frozen_outputs(folder: Path, backend: str) -> None:
         Session(folder / "net.haste", backend, trace=True) as session,
         np.load(folder / "samples.npz") as samples,
     ):
-        assert len(session.levels) == 4
+        assert len(session.levels) == {"bundle_v1": 4, "bundle_v2": 7}[folder.name]
         for level in session.levels:
             session.level = level.number
             y, expected = session.run(samples["x"]), samples[f"level {level.number}"]
-            # Codes of the last frame. Another BLAS may round an earlier layer differently and flip one in very many.
-            pairs = [(c, samples[f"level {level.number} codes {name}"]) for name, c in session.codes.items()]
-            equal = [c == frozen for c, frozen in pairs]
+            # Of the last frame. Another BLAS may round an earlier layer differently and flip one in very many.
+            traced = [key.split(" ") for key in samples if key.startswith(f"level {level.number} ")]
+            assert len(traced) == len(session.codes) * (1 if folder.name == "bundle_v1" else 2)
+            equal = [
+                getattr(session, what)[name] == samples[f"level {level.number} {what} {name}"]
+                for *_, what, name in traced
+            ]
             assert all(np.mean(e) > 0.98 for e in equal)
             if all(e.all() for e in equal):
                 np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -39,4 +43,19 @@ def test_frozen_outputs(folder: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("folder", FROZEN, ids=lambda folder: folder.name)
 def test_frozen_bundles_are_sound(folder: Path) -> None:
-    assert inspect_bundle(folder / "net.haste", verify=True)["classes"] == [f"class {i}" for i in range(5)]
+    summary = inspect_bundle(folder / "net.haste", verify=True)
+    assert f"bundle_v{summary['format_version']}" == folder.name
+    assert summary["classes"] == [f"class {i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("folder", FROZEN, ids=lambda folder: folder.name)
+def test_frozen_plans(folder: Path) -> None:
+    """What a version can say is in its sample, and what it can't is read as unknown."""
+    summary = inspect_bundle(folder / "net.haste")
+    policies = {variant["policy"] for layer in summary["layers"] for variant in layer["variants"]}
+    budgets = {choice["budget"] for level in summary["levels"] for choice in level["choices"].values()}
+    agreements = [level["agreement"] for level in summary["levels"]]
+    assert (policies, budgets, agreements) == {
+        "bundle_v1": ({"mean"}, {0.0}, [None] * 4),
+        "bundle_v2": ({"mean", "scaled", "budget"}, {0.0, 0.1, 0.75}, [100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5]),
+    }[folder.name]
