@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import haste_edge
 from haste_edge import demo, method, torch_graph
 from haste_edge.compile import compile_model
 from haste_edge.demo.network import CLASSES, MEAN, STD
-from haste_runtime import Session
+from haste_edge.importance import channel_importance
+from haste_runtime import Session, merge
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import conv_geometries
 from haste_runtime.graph import Graph, Value
-from haste_runtime.merge import merged_conv
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import LayerPlan, Level, Plan
+from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan
 from haste_runtime.preprocessing import Preprocessing, images_to_inputs
 
 LAYER_TOLERANCE = 1e-4  # of the layer's largest output
+SETTINGS = {  # per policy: bits and budget of three levels; the last merges a good half of all channels
+    "mean": ((14, 0.0), (12, 0.0), (8, 0.0)),
+    "scaled": ((14, 0.0), (11, 0.0), (8, 0.0)),
+    "budget": ((12, 0.1), (14, 0.2), (14, 0.6)),
+}
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path: Path = tmp_path_factory.mktemp("contracts") / "demo.haste"
     compile_model(
         demo.load(), path, input_shape=(1, 3, 32, 32), preprocessing=Preprocessing(MEAN, STD), classes=CLASSES, levels=4
@@ -33,75 +41,119 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         return session.bundle
 
 
-def one_layer(bundle: Bundle, name: str, level: int) -> Bundle:
-    """A bundle of one convolution of ``bundle``, with level 1 as the other's ``level``."""
-    graph, choice = bundle.graph, bundle.plan.levels[level].choices[name]
-    node, shapes = graph.node(name), check_graph(graph)
-    alone = Graph(
-        tuple(Value(i, shapes[i]) for i in node.inputs),
-        (name,),
-        (node,),
-        {key: graph.constants[key] for key in node.constants.values()},
-    )
-    layer = LayerPlan(name, bundle.plan.layer(name).variants, "alone")
-    plan = Plan((layer,), (Level({}, 0.0, 0.0), Level({name: choice}, 0.0, 0.0)))
-    keys = {v.projection for v in layer.variants}
-    return Bundle(
-        graph=alone, plan=plan, preprocessing=bundle.preprocessing, classes=(), target="host", dtype=bundle.dtype,
-        arena_bytes=0, made_by="tests", format_version=bundle.format_version,
+def with_policy(bundle: Bundle, policy: str, settings: Sequence[tuple[int, float]], only: str | None = None) -> Bundle:
+    """The bundle with another policy: a level for each of the settings, in all layers that may merge, or in ``only``
+    one, which is all the network then."""
+    graph, shapes = bundle.graph, check_graph(bundle.graph)
+    if only is not None:
+        node = graph.node(only)
+        inputs = tuple(Value(name, shapes[name]) for name in node.inputs)
+        graph = Graph(inputs, (only,), (node,), {key: graph.constants[key] for key in node.constants.values()})
+    layers, importance = [], {}
+    for layer in bundle.plan.layers:
+        if only not in (None, layer.node):
+            continue
+        key = f"{layer.node}.weighed" if policy == "budget" and layer.variants else ""
+        if key:
+            weight = graph.constants[graph.node(layer.node).constants["weight"]]
+            importance[key] = channel_importance(weight)
+        variants = tuple(replace(variant, policy=policy, importance=key) for variant in layer.variants[:1])
+        layers.append(LayerPlan(layer.node, variants, "merged in tests"))
+    merging = [layer.node for layer in layers if layer.variants]
+    levels = [Level(dict.fromkeys(merging, Choice(0, bits, budget)), 0.0, 0.0) for bits, budget in settings]
+    keys = {variant.projection for layer in layers for variant in layer.variants}
+    return replace(
+        bundle,
+        graph=graph,
+        classes=() if only is not None else bundle.classes,
+        plan=Plan(tuple(layers), (Level({}, 0.0, 0.0), *levels)),
         projections={key: bundle.projections[key] for key in keys},
-    )  # fmt: skip
+        importance=importance,
+    )
 
 
-def test_layer_contract(bundle: Bundle) -> None:
-    """Recorded layer inputs, replayed: identical codes in torch, numpy and numba, and outputs that agree."""
-    graph, level = bundle.graph, len(bundle.plan.levels) - 1
+@pytest.mark.parametrize("policy", POLICIES)
+def test_layer_contract(compiled: Bundle, policy: str) -> None:
+    """Recorded layer inputs, replayed: identical groups in torch, numpy and numba, and outputs that agree."""
+    graph = compiled.graph
     geometries = conv_geometries(graph, check_graph(graph))
-    x = images_to_inputs(demo.images()[0][:2], (3, 32, 32), bundle.preprocessing)
+    x = images_to_inputs(demo.images()[0][:2], (3, 32, 32), compiled.preprocessing)
     wanted = {name for node in graph.nodes for name in node.inputs}
     recorded = torch_graph.run(graph, {graph.inputs[0].name: torch.from_numpy(x)}, record=wanted).values
-    checked = 0
-    for name, choice in bundle.plan.levels[level].choices.items():
+    checked = merged = 0
+    for name in (layer.node for layer in compiled.plan.layers if layer.variants):
         node, geometry = graph.node(name), geometries[name]
-        variant = bundle.plan.layer(name).variants[choice.variant]
-        projection = bundle.projections[variant.projection]
+        alone = with_policy(compiled, policy, SETTINGS[policy], name)
+        variant = alone.plan.layer(name).variants[0]
+        choice = alone.plan.levels[-1].choices[name]
         weight, bias = graph.constants[node.constants["weight"]], graph.constants[node.constants["bias"]]
+        importance = alone.importance.get(variant.importance)
+        rule = merge.Rule(
+            variant.patch, alone.projections[variant.projection], choice.bits, policy, importance, choice.budget
+        )
         inputs = {i: recorded[i].numpy() for i in node.inputs}
-        layer_input = recorded[node.inputs[0]]
-        torch_y, _, torch_codes = method.merged_conv(
-            layer_input, torch.from_numpy(weight), torch.from_numpy(bias), geometry, variant.patch,
-            torch.from_numpy(projection), choice.bits,
-        )  # fmt: skip
-        with (
-            Session(one_layer(bundle, name, level), "numba", trace=True) as compiled,
-            Session(one_layer(bundle, name, level), "numpy", trace=True) as reference,
-        ):
-            compiled.level = reference.level = 1
+        in_torch = method.merged_conv(
+            recorded[node.inputs[0]],
+            torch.from_numpy(weight),
+            torch.from_numpy(bias),
+            geometry,
+            method.Rule(*rule)._replace(
+                projection=torch.from_numpy(rule.projection),
+                importance=None if importance is None else torch.from_numpy(importance.astype(np.int32)),
+            ),
+        )
+        with Session(alone, "numba", trace=True) as quick, Session(alone, "numpy", trace=True) as reference:
+            quick.level = reference.level = 3
             for frame in range(len(x)):
                 one = {i: array[frame : frame + 1] for i, array in inputs.items()}
-                y, expected = compiled.run(one)[name], reference.run(one)[name]
-                plain, _, codes = merged_conv(
-                    inputs[node.inputs[0]][frame], weight, bias, geometry, variant.patch, projection, choice.bits
-                )
-                np.testing.assert_array_equal(compiled.codes[name], codes)
-                np.testing.assert_array_equal(reference.codes[name], codes)
-                np.testing.assert_array_equal(torch_codes[frame].numpy(), codes)
+                y, expected = quick.run(one)[name], reference.run(one)[name]
+                definition = merge.merged_conv(inputs[node.inputs[0]][frame], weight, bias, geometry, rule)
+                for codes, leaders in (
+                    (quick.codes[name], quick.groups[name]),
+                    (reference.codes[name], reference.groups[name]),
+                    (in_torch.codes[frame].numpy(), in_torch.leaders[frame].numpy()),
+                ):
+                    np.testing.assert_array_equal(codes, definition.codes)
+                    np.testing.assert_array_equal(leaders, definition.leaders)
                 np.testing.assert_allclose(y, expected, rtol=0, atol=LAYER_TOLERANCE * np.abs(expected).max())
-                largest = np.abs(plain).max()
-                np.testing.assert_allclose(torch_y[frame].numpy(), plain, rtol=0, atol=LAYER_TOLERANCE * largest)
-                checked += 1
-    assert checked >= 2 * 5, "the last level merges fewer layers than this test is worth having for"
+                assert quick.stats.totals == reference.stats.totals
+                plain = definition.output
+                tolerance = LAYER_TOLERANCE * np.abs(plain).max()
+                np.testing.assert_allclose(in_torch.output[frame].numpy(), plain, rtol=0, atol=tolerance)
+                checked += definition.leaders.size
+                merged += int((definition.leaders != np.arange(geometry.channels_in)).sum())
+    assert merged > checked / 4, "too little merges for this test to be worth having"
 
 
-def test_frames_agree_across_backends(bundle: Bundle) -> None:
-    """Level 0 to 1e-4; above it rounding may flip a later layer's code, so at least 99.5 % equal answers of 1,000."""
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES)
+def test_frames_agree_between_torch_and_compiled_code(compiled: Bundle, policy: str) -> None:
+    """Rounding may flip a later layer's decision: at least 99.5 % equal answers of 1,000 above level 0, 1e-4 there."""
+    bundle = with_policy(compiled, policy, SETTINGS[policy])
     x = images_to_inputs(demo.images()[0], (3, 32, 32), bundle.preprocessing)
-    with Session(bundle, "numba") as compiled, Session(bundle, "numpy") as reference:
-        exact, expected = compiled.run(x[:50]), reference.run(x[:50])
+    model = haste_edge.apply(demo.load().eval(), plan=bundle, level=0)
+    with Session(bundle, "numba") as session, torch.no_grad():
+        expected = model(torch.from_numpy(x[:50])).numpy()
+        np.testing.assert_allclose(session.run(x[:50]), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        equal = []
+        for level in (1, 2):
+            session.level = model.haste.level = level
+            equal.append(session.run(x).argmax(1) == model(torch.from_numpy(x)).numpy().argmax(1))
+        assert model.haste.stats.flops_reduction_network > 1
+    assert np.concatenate(equal).size == 1000
+    assert np.mean(equal) >= 0.995
+
+
+@pytest.mark.slow
+def test_frames_agree_across_backends(compiled: Bundle) -> None:
+    """The same for the strongest levels of a network as it is compiled, against the reference backend."""
+    x = images_to_inputs(demo.images()[0], (3, 32, 32), compiled.preprocessing)
+    with Session(compiled, "numba") as quick, Session(compiled, "numpy") as reference:
+        exact, expected = quick.run(x[:50]), reference.run(x[:50])
         np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
         equal = []
-        for level in (2, 4):
-            compiled.level = reference.level = level
-            equal.append(compiled.run(x).argmax(1) == reference.run(x).argmax(1))
-        assert np.concatenate(equal).size == 1000
-        assert np.mean(equal) >= 0.995
+        for level in range(len(quick.levels))[-2:]:
+            quick.level = reference.level = level
+            equal.append(quick.run(x).argmax(1) == reference.run(x).argmax(1))
+    assert np.concatenate(equal).size == 1000
+    assert np.mean(equal) >= 0.995
