@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,35 @@ def test_another_machine_can_be_compiled_for() -> None:
     made = small_object(triple="aarch64-unknown-linux-gnu", cpu="cortex-a72", relocation="pic", code_model="default")
     assert made.code[18:20] == b"\xb7\x00"  # e_machine: AArch64
     assert "fcmgt" in made.assembly or "fmax" in made.assembly, "the maximum is not taken in vector registers"
+
+
+THREE_MACHINES = [
+    ("x86_64-unknown-linux-gnu", "haswell", "", "vpmaddwd"),
+    ("aarch64-unknown-linux-gnu", "cortex-a72", "", "smlal"),
+    ("armv7-unknown-linux-gnueabihf", "cortex-a7", "+neon", "vmlal.s16"),
+]
+FUSED = re.compile(r"\b(vfn?m(add|sub)\w*|fn?m(add|sub|la|ls)|vfn?m[as]|vn?ml[as]\.f\d+)\b")
+
+
+@pytest.mark.parametrize(("triple", "cpu", "features", "product"), THREE_MACHINES, ids=lambda value: value[:6])
+def test_decisions_are_not_contracted_and_products_are_vectors(
+    triple: str, cpu: str, features: str, product: str
+) -> None:
+    """Grouping compares doubles that were rounded after every operation. It has no function to call on any machine."""
+    from numba import types
+
+    from haste_runtime.kernels import group_patch
+    from haste_runtime.kernels.codegen import Machine, compile_object
+    from haste_runtime.kernels.simd_types import float_ptr, int_ptr, long_ptr
+
+    signature = types.void(long_ptr, long_ptr, float_ptr, int_ptr, types.int64, long_ptr)
+    target = Machine(triple, cpu, features, relocation="pic", code_model="default")
+    made = compile_object({"choose": (group_patch.choose_leaders, signature)}, target, assembly=True)
+    assert set(made.undefined) <= OF_THE_SYSTEM
+    called = set(re.findall(r"__aeabi_\w+|__\w+[ds]i\w*", made.assembly)) - {"__aeabi_unwind_cpp_pr0"}
+    assert not called, "the compiler's own helpers would be needed"
+    assert product in made.assembly
+    assert not FUSED.search(made.assembly)
 
 
 def test_kept_code_is_read_back(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import bundle_for, conv_graph, random_network
+from builders import bundle_for, conv_graph, geometry_of, random_network
 from hypothesis import given
 from hypothesis import strategies as st
 
 from haste_runtime.backends.numba_backend import NumbaBackend
+from haste_runtime.kernels import layout
 from haste_runtime.kernels.lanes import blocks, lanes
-from haste_runtime.memory import SLACK, arena_bytes, borders, lifetimes, place_maps
+from haste_runtime.memory import ALIGNMENT, SLACK, arena_bytes, borders, lifetimes, merge_scratch, place_maps
 from haste_runtime.operators import check_graph
+from haste_runtime.plan import POLICIES
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -37,9 +39,10 @@ def test_borders_are_the_widest_padding_of_the_readers() -> None:
     assert borders(graph) == {"x": 3, "conv": 0}
 
 
+@pytest.mark.parametrize("policy", [*POLICIES, POLICIES])
 @pytest.mark.parametrize("patch", [2, 5, [3, 8]])
-def test_the_arena_is_as_large_as_was_said(patch: int | list[int]) -> None:
-    bundle = bundle_for(random_network(3), patch)
+def test_the_arena_is_as_large_as_was_said(patch: int | list[int], policy: str | tuple[str, ...]) -> None:
+    bundle = bundle_for(random_network(3), patch, policy=policy)
     backend = NumbaBackend(bundle)
     assert arena_bytes(bundle.graph, bundle.plan, lanes()) == backend._arena.nbytes
 
@@ -51,6 +54,32 @@ def test_merging_needs_more_scratch_and_threads_need_their_own() -> None:
     one, three = NumbaBackend(merged), NumbaBackend(merged, threads=3)
     assert three._arena.size - one._arena.size in (0, 2 * one._table.room)  # 0 where plain Python runs one thread
     three.close()
+
+
+@given(st.sampled_from([4, 8, 16]), st.integers(2, 70), st.integers(1, 12), st.sampled_from(POLICIES))
+def test_merge_scratch_has_room_for_what_the_kernels_write(width: int, channels: int, patch: int, policy: str) -> None:
+    graph = conv_graph(channels, 5, 3)
+    variant = bundle_for(graph, patch, policy=policy).plan.layers[0].variants[0]
+    place = merge_scratch(geometry_of(graph), variant, width)
+    pixels = (patch + 2) ** 2
+    assert (place.plane - pixels, place.span - pixels) == (-pixels % width, -pixels % (2 * width))
+    lanes_of_channels = channels + -channels % (2 * width)  # whole registers of int16 are written
+    bytes_needed = {
+        "PLANES": 4 * place.plane * (channels + channels // 2), "QUANTISED": 2 * place.span * lanes_of_channels,
+        "SUMS": 4 * variant.bits * lanes_of_channels, "LEADERS": 4 * channels, "SCALES": 4 * channels,
+    }  # fmt: skip
+    if policy != "mean":
+        bytes_needed |= {"SPREAD": 2 * place.span * lanes_of_channels}
+    if policy == "scaled":
+        bytes_needed |= {"TOTAL": 2 * place.span, "PRODUCTS": 8 * channels}
+    if policy == "budget":
+        bytes_needed |= {"ENERGIES": 8 * channels, "FOUND": 4 * channels, "FOUND_CODES": 4 * lanes_of_channels}
+    assert bytes_needed.keys() <= place.offsets.keys()
+    regions = sorted((offset, name) for name, offset in place.offsets.items())
+    for (offset, name), (end, _) in zip(regions, [*regions[1:], (place.size, "")], strict=True):
+        assert hasattr(layout, name)
+        assert offset % ALIGNMENT == 0
+        assert 4 * (end - offset) >= bytes_needed.get(name, 1)
 
 
 @given(st.sampled_from([4, 8, 16]), st.integers(1, 300))

@@ -9,45 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import GraphBuilder, alike_channels, bundle_for, conv_graph, random_network, sign_changing
+from builders import GraphBuilder, bundle_for, conv_graph, random_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_contract import AROUND_THE_VECTOR_WIDTH, INTERPRETED, check_against_numpy, frame_for
 
 from haste_runtime.backends.numba_backend import NumbaBackend
-from haste_runtime.backends.numpy_backend import NumpyBackend
-from haste_runtime.bundle import Bundle, write_bundle
-from haste_runtime.graph import Graph
+from haste_runtime.bundle import write_bundle
+from haste_runtime.plan import POLICIES
 
-INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 EXAMPLES = 15 if INTERPRETED else 90
-CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40])
-
-
-def frame_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        v.name: alike_channels(rng, v.shape) if len(v.shape) == 3 else sign_changing(rng, v.shape) for v in graph.inputs
-    }
-
-
-def check_against_numpy(
-    bundle: Bundle, frame: dict[str, np.ndarray], threads: int = 1, tolerance: float = 1e-4
-) -> None:
-    """The layer contract: the same codes, so the same groups, and outputs within ``tolerance`` of the largest."""
-    compiled, reference = NumbaBackend(bundle, threads, trace=True), NumpyBackend(bundle, trace=True)
-    for level in range(len(bundle.plan.levels)):
-        outputs, expected = compiled.run(frame, level), reference.run(frame, level)
-        assert compiled.counts() == reference.counts()
-        codes, expected_codes = compiled.codes(), reference.codes()
-        assert codes.keys() == expected_codes.keys()
-        for name in codes:
-            np.testing.assert_array_equal(codes[name], expected_codes[name])
-        for name in expected:
-            assert outputs[name].shape == expected[name].shape
-            np.testing.assert_allclose(
-                outputs[name], expected[name], rtol=0, atol=tolerance * np.abs(expected[name]).max()
-            )
-    compiled.close()
+CHANNELS = st.sampled_from(AROUND_THE_VECTOR_WIDTH)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -162,12 +134,14 @@ def test_threads_change_nothing(threads: int) -> None:
     """Not a byte: each output element is one chain of operations, whoever computes it."""
     for seed in range(6):
         graph = random_network(seed)
-        bundle, frame = bundle_for(graph, [3, 4], 10), frame_for(graph, seed)
+        bundle, frame = bundle_for(graph, [3, 4, 3], 10, policy=POLICIES, budget=0.3), frame_for(graph, seed)
         alone, team = NumbaBackend(bundle, trace=True), NumbaBackend(bundle, threads, trace=True)
         for level in range(len(bundle.plan.levels)):
             for _ in range(5):
                 assert team.run(frame, level)["logits"].tobytes() == alone.run(frame, level)["logits"].tobytes()
                 assert team.counts() == alone.counts()
+                for name, leaders in alone.groups().items():
+                    np.testing.assert_array_equal(team.groups()[name], leaders)
         team.close()
 
 
@@ -175,10 +149,13 @@ FRAMES = """
 import sys
 import numpy as np
 from haste_runtime import Session
-with Session(sys.argv[1], backend="numba") as session, np.load(sys.argv[2]) as inputs:
+with Session(sys.argv[1], backend="numba", trace=True) as session, np.load(sys.argv[2]) as inputs:
     for level in session.levels:
         session.level = level.number
-        sys.stdout.write(session.run(inputs["x"]).tobytes().hex() + "\\n")
+        y = session.run(inputs["x"])
+        for part in (y.tobytes(), *(leaders.tobytes() for leaders in session.groups.values())):
+            sys.stdout.write(part.hex() + " ")
+        print()
 print(*sys.modules, file=sys.stderr)
 """
 
@@ -193,17 +170,18 @@ def frames_in_a_new_process(folder: Path, **environment: str) -> tuple[str, str]
 @pytest.fixture
 def small_network(tmp_path: Path) -> Path:
     graph = random_network(1)
-    write_bundle(tmp_path / "net.haste", bundle_for(graph, [4, 5], 9))
+    bundle = bundle_for(graph, [4, 5, 4, 5], 9, [9, 9, 9, 5], policy=[*POLICIES, "budget"], budget=[0.1, 0.1, 0.1, 1])
+    write_bundle(tmp_path / "net.haste", bundle)
     np.savez(tmp_path / "x.npz", x=np.stack([frame_for(graph, seed)["x"] for seed in range(3)]))
     return tmp_path
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compares machine code")
 def test_frames_are_the_same_bytes_at_every_vector_width(small_network: Path) -> None:
-    """The frame contract: NEON's, AVX2's and AVX-512's register tiles give one result."""
+    """The frame contract: NEON's, AVX2's and AVX-512's register tiles give one result, and the same groups."""
     four, eight, sixteen = (frames_in_a_new_process(small_network, HASTE_LANES=n)[0] for n in ("4", "8", "16"))
     assert four == eight == sixteen
-    assert len(four.split()) == 4
+    assert len(four.splitlines()) == 5
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compares machine code")
