@@ -16,7 +16,7 @@ from haste_runtime.grouping import CANDIDATES, DROPPED
 from haste_runtime.hashing import DEAD_CODE
 
 _BLOCK = 32  # channels that are compared with all before them at once
-_CHUNK_BYTES = 32 << 20  # of quantised patches, or of these comparisons, held at a time
+_CHUNK_BYTES = 32 << 20  # of quantised patches, or of comparisons, held at a time
 _BARRED = 2.0**23  # added to the key of a channel that leads no group, see `_keys`
 
 
@@ -76,17 +76,25 @@ def group_by_scale(q: Tensor, codes: Tensor) -> Grouping:
 
     q: (M, C, d). codes: (M, C). With S the sum of a group's n channels, scale = n <q_c, S> / <S, S>, 0 where S is 0.
     """
+    patches, channels, d = q.shape
     grouping = group_by_mean(codes.masked_fill(~q.any(2), DEAD_CODE))
-    leaders = group_rows(grouping.leaders)
+    step = max(1, _CHUNK_BYTES // (8 * channels * d))
+    for i in range(0, patches, step):
+        _own_scales(q[i : i + step], grouping.leaders[i : i + step], grouping.scales[i : i + step])
+    return grouping
+
+
+def _own_scales(q: Tensor, leaders: Tensor, scales: Tensor) -> None:
+    """Sets the scales (M, C) of channels that aren't alone in their group."""
+    leaders = group_rows(leaders)
     sizes = torch.bincount(leaders[leaders != DROPPED], minlength=len(leaders))
-    shared = ((leaders != DROPPED) & (sizes[leaders] > 1)).nonzero()[:, 0]  # channels that are alone keep their scale
+    shared = ((leaders != DROPPED) & (sizes[leaders] > 1)).nonzero()[:, 0]
     rows = q.flatten(0, 1)[shared].long()
     _, own, count = leaders[shared].unique(return_inverse=True, return_counts=True)
     sums = rows.new_zeros(len(count), rows.shape[1]).index_add_(0, own, rows)
     energies = sums.square().sum(1).double()[own]
     products = (count[own] * (rows * sums[own]).sum(1)).double()
-    grouping.scales.view(-1)[shared] = torch.where(energies > 0, products / energies, 0.0).float()
-    return grouping
+    scales.view(-1)[shared] = torch.where(energies > 0, products / energies, 0.0).float()
 
 
 def group_within_budget(

@@ -16,7 +16,7 @@ from haste_runtime.errors import LevelError
 from haste_runtime.flops import LayerCounts, Totals, dense_flops, linear_flops
 from haste_runtime.plan import Choice, Variant
 
-_DENSE = LayerCounts(0, 0, 0, 0)
+_DENSE = LayerCounts()
 
 
 @dataclass(frozen=True)

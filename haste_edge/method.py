@@ -135,27 +135,24 @@ def represent(patches: Tensor, leaders: Tensor, scales: Tensor) -> Tensor:
     squares = torch.zeros_like(scale).index_add_(0, leader, scale * scale)
     inverse = torch.where(squares > 0, squares.reciprocal(), 0.0)
     scale, inverse = scale.to(rows.dtype)[:, None], inverse.to(rows.dtype)[:, None]
-    planes = rows.new_zeros(rows.shape).index_add(0, leader, rows * scale) * inverse
-    return (planes.index_select(0, leader) * scale).view(patches.shape).to(patches.dtype)
+    planes = rows.new_zeros(rows.shape).index_add_(0, leader, rows * scale).mul_(inverse)
+    return planes.index_select(0, leader).mul_(scale).view(patches.shape).to(patches.dtype)
 
 
 def counts(grouping: Grouping, geometry: ConvGeometry, m: int) -> LayerCounts:
     """What merging by these groups does to a layer, summed over all patches: those of whole frames, in their order."""
     leaders = grouping.leaders
-    patches = len(leaders)
-    kept_of = leaders == torch.arange(leaders.shape[1], device=leaders.device)
-    rows = group_rows(leaders)
+    rows, pixels = group_rows(leaders), real_pixels(geometry, m).to(leaders.device)
     sizes = torch.bincount(rows[rows != DROPPED], minlength=1)
-    pixels = real_pixels(geometry, m).to(leaders.device)
-    kept = kept_of.sum(1)
-    total = [
+    kept = (leaders == torch.arange(leaders.shape[1], device=leaders.device)).sum(1)
+    totals = (
         kept.sum(),
         sizes[sizes > 1].sum(),
         (kept.view(-1, len(pixels)) * pixels).sum(),
         grouping.compared.sum(),
         grouping.verified.sum(),
-    ]
-    return LayerCounts(patches, *torch.stack(total).tolist())
+    )
+    return LayerCounts(len(leaders), *torch.stack(totals).tolist())
 
 
 def convolve_groups(

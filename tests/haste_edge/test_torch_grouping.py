@@ -181,6 +181,7 @@ def test_how_much_is_held_at_a_time_does_not_matter(patches: Patches, chunk: int
         patch.setattr(grouping, "_CHUNK_BYTES", chunk)
         patch.setattr(grouping, "_BLOCK", block)
         assert same(group_within_budget(q, codes, importance, budgets, 16), expected)
+        check(group_by_scale(q, codes), patches, "scaled", 4)
 
 
 @settings(deadline=None, max_examples=40)
