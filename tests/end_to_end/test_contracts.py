@@ -146,14 +146,14 @@ def test_frames_agree_between_torch_and_compiled_code(compiled: Bundle, policy: 
 
 @pytest.mark.slow
 def test_frames_agree_across_backends(compiled: Bundle) -> None:
-    """The same for the strongest levels of a network as it is compiled, against the reference backend."""
-    x = images_to_inputs(demo.images()[0], (3, 32, 32), compiled.preprocessing)
+    """The same for the strongest levels of a network as it is compiled, against the reference on fewer pictures."""
+    x = images_to_inputs(demo.images()[0][:100], (3, 32, 32), compiled.preprocessing)
     with Session(compiled, "numba") as quick, Session(compiled, "numpy") as reference:
-        exact, expected = quick.run(x[:50]), reference.run(x[:50])
+        exact, expected = quick.run(x), reference.run(x)
         np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
         equal = []
         for level in range(len(quick.levels))[-2:]:
             quick.level = reference.level = level
             equal.append(quick.run(x).argmax(1) == reference.run(x).argmax(1))
-    assert np.concatenate(equal).size == 1000
+    assert np.concatenate(equal).size == 200
     assert np.mean(equal) >= 0.995
