@@ -343,7 +343,7 @@ def test_help_names_every_exit_code(run: Run) -> None:
     assert code == 0
     words = " ".join(printed.split())
     assert all(f"{number} {meaning}" in words for number, meaning in EXIT_CODES.items())
-    assert all(name in printed for name in ("demo", "compile", "inspect", "evaluate", "doctor", "targets"))
+    assert all(name in printed for name in ("demo", "compile", "inspect", "evaluate", "visualize", "doctor", "targets"))
     assert run("--version")[1].startswith("haste-edge ")
     assert run("nonsense")[0] == 2
 
