@@ -117,16 +117,28 @@ def test_large_patches_do_not_overflow(policy: str) -> None:
 
 
 def test_groups_larger_than_an_int16_sum() -> None:
-    """Hundreds of channels of 127s: their sum is taken in parts."""
-    graph = conv_graph(720, 2, 1, h=2, w=3)
-    x = np.ones((720, 2, 3), np.float32)
-    x[::7] *= np.float32(0.97)
-    x[1] = -1  # so that the others' projections are above the mean, or below, together
-    bundle = bundle_for(graph, 2, 1, [1], policy="scaled")
+    """Hundreds of large channels in a group: their sum is taken in parts."""
+    graph = conv_graph(1400, 2, 1, h=2, w=3)
+    x = np.random.default_rng(0).uniform(0.2, 1, (1400, 2, 3)).astype(np.float32)
+    bundle = bundle_for(graph, 3, 1, [1], policy="scaled")
     check_against_numpy(bundle, {"x": x})
     reference = NumpyBackend(bundle, trace=True)
     reference.run({"x": x}, 1)
     assert np.bincount(reference.groups()["conv"][0]).max() > 2 * t.CHUNK
+
+
+def test_of_leaders_that_cost_the_same_the_nearer_is_joined() -> None:
+    """The third channel is as well represented by either of two unlike leaders, which weigh too much to be dropped."""
+    graph = conv_graph(3, 4, 1, h=2, w=2)
+    x = np.zeros((3, 2, 2), np.float32)
+    x[0, 0, 0] = x[1, 0, 1] = x[2, 0, :] = 1
+    importance = {"conv": np.uint16([10, 10, 1])}
+    for bits, seed in ((1, 0), (3, 1), (12, 2), (12, 3)):
+        bundle = bundle_for(graph, 2, bits, [bits], policy="budget", budget=0.3, importance=importance, seed=seed)
+        check_against_numpy(bundle, {"x": x})
+        backend = NumbaBackend(bundle, trace=True)
+        backend.run({"x": x}, 1)
+        assert (backend.counts()["conv"].kept, backend.counts()["conv"].merged) == (2, 2)
 
 
 def test_a_group_whose_sum_is_zero() -> None:
@@ -173,14 +185,13 @@ def test_weights_of_dropped_channels_are_not_read() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_what_scratch_held_before_does_not_matter(policy: str) -> None:
-    graph = random_network(4)
-    bundle, frame = bundle_for(graph, [3, 5], 9, policy=policy, budget=0.5), frame_for(graph)
-    backend = NumbaBackend(bundle, trace=True)
-    for level in (1, 2):
+    whole = conv_graph(32, 5, 3, h=6, w=6, padding=(0, 0, 0, 0))  # whole registers, and nothing outside the map
+    for graph, output in ((random_network(4), "logits"), (whole, "conv")):
+        backend = NumbaBackend(bundle_for(graph, 4, 9, [9], policy=policy, budget=0.5), trace=True)
         results = []
-        for filling in (0, 0xFF, 0x7F):
+        for filling in (0, 0xFF, 0x3F):  # zeros, NaN, numbers below 1
             backend._arena[backend._table.scratch :].view(np.uint8)[:] = filling
-            y = backend.run(frame, level)["logits"].tobytes()
+            y = backend.run(frame_for(graph), 1)[output].tobytes()
             results.append((y, {name: leaders.tolist() for name, leaders in backend.groups().items()}))
         assert results[0] == results[1] == results[2]
 
