@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from haste_edge.cli import compile as compile_
-from haste_edge.cli import demo, doctor, evaluate, targets, visualize
+from haste_edge.cli import demo, doctor, evaluate, study, targets, visualize
 from haste_edge.cli import inspect as inspect_
 from haste_runtime.cli.common import EXIT_CODES, INTERRUPTED, guarded, note
 
@@ -40,6 +40,7 @@ app.command("compile", short_help="Turn a model into a bundle.")(compile_.compil
 app.command("inspect", short_help="Show what is in a bundle.")(inspect_.inspect_)
 app.command("evaluate", short_help="Measure each level of a bundle on pictures.")(evaluate.evaluate)
 app.command("visualize", short_help="Draw what merging does to one picture.")(visualize.visualize)
+app.command("study", short_help="Compare policies, settings and baselines on a network.", help=study.HELP)(study.study)
 app.command("doctor", short_help="Tell what this computer can do, and what stands in the way.")(doctor.doctor)
 app.command("targets", short_help="List the boards a bundle can be compiled for.")(targets.targets)
 
