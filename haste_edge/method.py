@@ -117,12 +117,12 @@ def group_layer(
     return torch.cat(found).view(len(x), -1, geometry.channels_in), grouping
 
 
-def represent(patches: Tensor, leaders: Tensor, scales: Tensor) -> Tensor:
+def represent(patches: Tensor, leaders: Tensor, scales: Tensor, importance: Tensor | None = None) -> Tensor:
     """Patches (M, C, ...) with every channel replaced by its scale times its group's plane; dropped channels by zero.
 
-    leaders, scales: (M, C) as in `Grouping`. plane = (sum of s_c x_c) / (sum of s_c^2), 0 where all scales are 0. Sums
-    run in channel order and are multiplied by float32(1) / squares, as in the definition; half-precision input is
-    summed in float32. Differentiable in the patches.
+    leaders, scales: (M, C) as in `Grouping`. importance: w_c, (C,), 1 if not given. plane = (sum of w_c s_c x_c) /
+    (sum of w_c s_c^2), 0 where all scales are 0. Sums run in channel order and are multiplied by float32(1) / squares,
+    as in the definition; half-precision input is summed in float32. Differentiable in the patches.
     """
     rows = patches.reshape(leaders.numel(), -1)
     if rows.dtype in (torch.float16, torch.bfloat16):
@@ -132,10 +132,15 @@ def represent(patches: Tensor, leaders: Tensor, scales: Tensor) -> Tensor:
     own = torch.arange(len(leader), device=leader.device)
     leader = torch.where(dropped, own, leader)  # no group has a dropped channel's row; with scale 0 it stays zero
     scale = scales.flatten().masked_fill(dropped, 0.0)
-    squares = torch.zeros_like(scale).index_add_(0, leader, scale * scale)
+    share = scale
+    if importance is not None:
+        weights = importance.to(scale).repeat(len(leaders))
+        alone = torch.bincount(leader, minlength=len(leader))[leader] == 1  # left as they are, without rounding
+        share = torch.where(alone, scale, weights * scale)
+    squares = torch.zeros_like(scale).index_add_(0, leader, share * scale)
     inverse = torch.where(squares > 0, squares.reciprocal(), 0.0)
-    scale, inverse = scale.to(rows.dtype)[:, None], inverse.to(rows.dtype)[:, None]
-    planes = rows.new_zeros(rows.shape).index_add_(0, leader, rows * scale).mul_(inverse)
+    scale, share, inverse = (t.to(rows.dtype)[:, None] for t in (scale, share, inverse))
+    planes = rows.new_zeros(rows.shape).index_add_(0, leader, rows * share).mul_(inverse)
     return planes.index_select(0, leader).mul_(scale).view(patches.shape).to(patches.dtype)
 
 
@@ -162,11 +167,13 @@ def convolve_groups(
     bias: Tensor | None,
     geometry: ConvGeometry,
     m: int,
+    importance: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, LayerCounts]:
     """The merged convolution of (N, C, H, W) for given groups of its N * P patches: (N, O, H', W'), and its counts.
 
-    weight: (O, C, K, K). bias: (O,) or None. One map may be convolved for several groupings.
+    weight: (O, C, K, K). bias: (O,) or None. importance: as in `represent`, for groups by budget. One map may be
+    convolved for several groupings.
     """
     columns = geometry.grid(m)[1]
     tile = (min(m, geometry.out[0]), min(m, geometry.out[1]))  # a map smaller than a tile isn't computed beyond its end
@@ -176,7 +183,7 @@ def convolve_groups(
     for images, tile_rows, block in chunks(x, geometry, m, side, chunk_bytes):
         part = slice(done, done + len(block))
         done += len(block)
-        replaced = represent(block, grouping.leaders[part], grouping.scales[part])
+        replaced = represent(block, grouping.leaders[part], grouping.scales[part], importance)
         y = F.conv2d(replaced, weight, bias, geometry.stride, 0, geometry.dilation)
         y = y.view(images, tile_rows, columns, -1, *tile).permute(0, 3, 1, 4, 2, 5)
         outputs.append(y.reshape(images, -1, tile_rows * tile[0], columns * tile[1]))
@@ -200,5 +207,6 @@ def merged_conv(
     NaN or infinity in x.
     """
     found, grouping = group_layer(x, geometry, rule, hash, chunk_bytes)
-    y, count = convolve_groups(x, grouping, weight, bias, geometry, rule.patch, chunk_bytes)
+    importance = rule.importance if rule.policy == "budget" else None
+    y, count = convolve_groups(x, grouping, weight, bias, geometry, rule.patch, importance, chunk_bytes)
     return Merged(y, count, found, grouping.leaders.view(found.shape))

@@ -287,7 +287,9 @@ class _Network:
         _, grouping = group_layer(x, geometry, rule)
         side = geometry.patch_side(rule.patch)
         patches = extract_patches(x, geometry, rule.patch)[0]
-        replaced = represent(patches, grouping.leaders, grouping.scales).view(*patches.shape[:2], side, side)
+        importance = rule.importance if rule.policy == "budget" else None
+        replaced = represent(patches, grouping.leaders, grouping.scales, importance)
+        replaced = replaced.view(*patches.shape[:2], side, side)
         after = _reassembled(replaced.numpy(), geometry, rule.patch, x.shape[2:])
         leaders = grouping.leaders.numpy()
         before = x[0].numpy()

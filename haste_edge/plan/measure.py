@@ -77,9 +77,8 @@ def layer_seed(seed: int, node: str, patch: int) -> int:
 def distortion(outputs: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
     """How much outputs changed, mean over those that ``outputs`` has; 0 for not at all.
 
-    Maps (N, C, H, W): relative squared change, sums over the pictures. Vectors (N, F) of three and more: what is left
-    of a picture's scores when their mean and their scale are taken out, 1 - cos^2, mean over the pictures. Merging
-    makes all scores smaller, which changes no answer; counting that as a loss would plan for the wrong thing.
+    Maps (N, C, H, W): relative squared change, sums over the pictures. Vectors (N, F) of three and more are scores:
+    their mean is taken out, which changes no answer, and every picture counts alike, however large its scores are.
     """
     changes = [_change(outputs[name].double(), exact[name].double()) for name in outputs]
     return sum(changes) / max(len(changes), 1)
@@ -89,8 +88,7 @@ def _change(y: Tensor, exact: Tensor) -> float:
     if y.dim() != 2 or y.shape[1] < 3:
         return float((y - exact).square().sum()) / max(float(exact.square().sum()), LEAST)
     y, exact = y - y.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True)
-    sizes = (y.square().sum(1) * exact.square().sum(1)).clamp_min(LEAST)
-    return float((1 - (y * exact).sum(1).square() / sizes).clamp_min(0).mean())
+    return float(((y - exact).square().sum(1) / exact.square().sum(1).clamp_min(LEAST)).mean())
 
 
 class Measurements:
@@ -132,7 +130,8 @@ class Measurements:
         patches = method.extract_patches(self.values[node.inputs[0]], geometry, patch).flatten(0, 1)
         q, live = method.quantise(patches)
         codes = method.codes(q, torch.from_numpy(projection), BITS).masked_fill(~live[:, None], -1)
-        rule = method.Rule(patch, torch.from_numpy(projection), BITS, self.policy, _tensor(importance))
+        weights = torch.from_numpy(importance.astype(np.int64)) if self.policy == "budget" else None
+        rule = method.Rule(patch, torch.from_numpy(projection), BITS, self.policy, weights)
         nonzeros = np.count_nonzero(projection, axis=1).cumsum()
         dense, dense_seconds = dense_flops(geometry), self.cost_model.dense(geometry).seconds
         kept, flops, seconds, changes = [], [], [], []
@@ -147,7 +146,7 @@ class Measurements:
                 kept.append(count.kept / (count.patches * geometry.channels_in))
                 flops.append(dense - executed / self.frames)
                 seconds.append(dense_seconds - merged.seconds)
-            changes += self._distortions(node, geometry, patch, groups, rest, len(some))
+            changes += self._distortions(node, geometry, rule, groups, rest, len(some))
         worst = np.maximum.accumulate(changes)  # a stronger setting never counts as better, whatever chance made of it
         return Curve(
             name, patch, self.policy, seed, projection, importance, self.settings, tuple(kept), tuple(flops),
@@ -166,14 +165,15 @@ class Measurements:
         return [method.counts(method.Grouping(*(t[part] for t in groups)), geometry, patch) for part in parts]
 
     def _distortions(
-        self, node: Node, geometry: ConvGeometry, patch: int, groups: method.Grouping, rest: Graph, settings: int
+        self, node: Node, geometry: ConvGeometry, rule: method.Rule, groups: method.Grouping, rest: Graph, settings: int
     ) -> list[float]:
         x = self.values[node.inputs[0]].repeat(settings, 1, 1, 1)
         constants = self.prepared.constants
         bias = node.constants.get("bias")
         y, _ = method.convolve_groups(
-            x, groups, constants[node.constants["weight"]], None if bias is None else constants[bias], geometry, patch
-        )
+            x, groups, constants[node.constants["weight"]], None if bias is None else constants[bias], geometry,
+            rule.patch, rule.importance,
+        )  # fmt: skip
         again = {v.name: self.values[v.name].repeat(settings, *(1,) * len(v.shape)) for v in rest.inputs}
         run = torch_graph.run(rest, again, convolve={node.name: lambda node, x: y})
         parts = [slice(i * self.frames, (i + 1) * self.frames) for i in range(settings)]
@@ -188,7 +188,3 @@ def group_all(q: Tensor, codes: Tensor, rule: method.Rule, settings: Sequence[Se
         return method.group_within_budget(q, codes, rule.importance, budgets, rule.patch**2)
     parts = [method.decide(q, method.prefix(codes, s.bits), rule._replace(bits=s.bits)) for s in settings]
     return method.Grouping(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def _tensor(importance: NDArray[np.uint16]) -> Tensor:
-    return torch.from_numpy(importance.astype(np.int64))

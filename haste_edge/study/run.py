@@ -30,7 +30,7 @@ from haste_runtime.graph import Node
 
 MOST_REFERENCES = 2  # runs of "mean" that a process remembers
 
-GroupLayer = Callable[[str, Tensor, int], tuple[int, Grouping, Work]]
+GroupLayer = Callable[[str, Tensor, int], tuple[int, Grouping, Work, Tensor | None]]
 """(node, its input (N, C, H, W), number of the first picture) -> tile side, groups of the patches, all that is executed
 but the convolution."""
 
@@ -113,7 +113,7 @@ def run(subject: Subject, configuration: Configuration) -> Result:
 def _by_policy(subject: Subject, configuration: Configuration) -> GroupLayer:
     family = configuration.hash
 
-    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work]:
+    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work, Tensor | None]:
         m = tile_side(subject, node, configuration.patch)
         matrix = hashes.projection(
             family, configuration.seed, node, subject.geometries[node], m, configuration.bits, configuration.sparsity
@@ -132,7 +132,7 @@ def _by_ladder(subject: Subject, configuration: Configuration) -> tuple[tuple[st
         raise StudyError(f"The study has no level {configuration.level} of a bundle {configuration.bundle!r}.")
     choices = bundle.plan.levels[configuration.level].choices
 
-    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work]:
+    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work, Tensor | None]:
         choice = choices[node]
         variant = bundle.plan.layer(node).variants[choice.variant]
         matrix = torch.from_numpy(bundle.projections[variant.projection])
@@ -145,8 +145,8 @@ def _by_ladder(subject: Subject, configuration: Configuration) -> tuple[tuple[st
     return tuple(choices), group
 
 
-def _by_rule(subject: Subject, node: str, x: Tensor, rule: Rule, family: str) -> tuple[Grouping, Work]:
-    """One of the method's policies, with codes of any family."""
+def _by_rule(subject: Subject, node: str, x: Tensor, rule: Rule, family: str) -> tuple[Grouping, Work, Tensor | None]:
+    """One of the method's policies, with codes of any family; and how much channels weigh in a group's plane."""
     geometry, m = subject.geometries[node], rule.patch
     n = geometry.patch_side(m)
     found = []
@@ -158,13 +158,14 @@ def _by_rule(subject: Subject, node: str, x: Tensor, rule: Rule, family: str) ->
     counts = method.counts(grouping, geometry, m)
     nonzeros = int(rule.projection[: rule.bits].count_nonzero())
     hashing = cost.hashing(family, geometry.channels_in, n * n, nonzeros, rule.bits, counts.patches)
-    return grouping, hashing.plus(cost.deciding(geometry, m, counts, rule.policy, quantised=family != "float"))
+    work = hashing.plus(cost.deciding(geometry, m, counts, rule.policy, quantised=family != "float"))
+    return grouping, work, rule.importance if rule.policy == "budget" else None
 
 
 def _by_baseline(subject: Subject, configuration: Configuration, reference: _Simulation | None) -> GroupLayer:
     grouper = GROUPERS[configuration.policy]
 
-    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work]:
+    def group(node: str, x: Tensor, first: int) -> tuple[int, Grouping, Work, Tensor | None]:
         geometry, m = subject.geometries[node], tile_side(subject, node, configuration.patch)
         rows, columns = geometry.grid(m)
         kept, share = torch.zeros(len(x) * rows * columns, dtype=torch.int64), 0.0
@@ -173,7 +174,7 @@ def _by_baseline(subject: Subject, configuration: Configuration, reference: _Sim
             share = _kept_share(subject, node, reference.counts[node])
         importance = _importance(subject, node)
         layer = Layer(node, geometry, m, configuration.sparsity, configuration.seed, importance, share)
-        return m, *grouper(layer, x, kept, first)
+        return m, *grouper(layer, x, kept, first), None
 
     return group
 
@@ -212,8 +213,9 @@ def _simulate(subject: Subject, layers: tuple[str, ...], group: GroupLayer) -> _
 
         def convolve(node: Node, x: Tensor, first: int = first) -> Tensor:
             name, geometry = node.name, subject.geometries[node.name]
-            m, grouping, work = group(name, x, first)
-            y, count = method.convolve_groups(x, grouping, subject.weight(name), subject.bias(name), geometry, m)
+            m, grouping, work, weights = group(name, x, first)
+            weight, bias = subject.weight(name), subject.bias(name)
+            y, count = method.convolve_groups(x, grouping, weight, bias, geometry, m, weights)
             counts[name] += count
             works[name] = works[name].plus(work)
             own = torch.arange(geometry.channels_in)

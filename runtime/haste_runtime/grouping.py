@@ -74,7 +74,8 @@ def within_budget(
     q: the quantised patch (C, d). importance: w_c, how much an error of channel c weighs (its filters' squared norm).
     budget: the error that may be made, as a share of the patch's weighted energy T = sum of w_c <q_c, q_c>. It is
     handed out evenly: a channel's ``share`` is T * budget / C, what it leaves unused is not passed on. So the error of
-    joining and dropping is at most the budget, mostly far less, and budgets above 1 make sense.
+    joining and dropping is at most the budget, mostly far less, and budgets above 1 make sense. (The plane that stands
+    for a group has the least weighted error at these scales, so it loses no more than its leader would.)
     tile_pixels: m * m; merging a filter costs 1 / (m * m) of keeping it, and must gain that.
 
     Channel c, with energy w_c <q_c, q_c>, looks at the `CANDIDATES` leaders so far whose codes differ in the fewest

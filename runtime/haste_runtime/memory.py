@@ -173,6 +173,7 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
         sizes |= {"TOTAL": span // 2, "PRODUCTS": 2 * channels}  # int16, int64
     if variant.policy == "budget":
         sizes |= {"ENERGIES": 2 * channels, "FOUND": channels, "FOUND_CODES": padded}  # float64, int32, int32
+        sizes["SHARES"] = channels
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end

@@ -1,11 +1,12 @@
 """The merged convolution: per patch, channels that look alike are convolved once (design: the method, section 1).
 
     sum over c of F_c * x_c   ~   sum over groups g of (sum of s_c F_c in g) * plane_g
-    plane_g = (sum of s_c x_c in g) / (sum of s_c^2 in g)
+    plane_g = (sum of w_c s_c x_c in g) / (sum of w_c s_c^2 in g)
 
-With scales of 1, as in the paper, the plane is the group's mean. Which channels form a group, and their scales, is the
-policy's business (`haste_runtime.grouping`). This is the readable definition; the compiled kernels do the same in the
-same order.
+which is the plane with the least weighted error at these scales. w_c is how much an error of channel c weighs, 1 for
+policies that don't weigh. With w and s of 1, as in the paper, the plane is the group's mean. Which channels form a
+group, and their scales, is the policy's business (`haste_runtime.grouping`). This is the readable definition; the
+compiled kernels do the same in the same order.
 """
 
 from __future__ import annotations
@@ -70,11 +71,13 @@ def group(q: NDArray[np.int8], codes: NDArray[np.int32], rule: Rule) -> Grouping
     return within_budget(q, codes, rule.importance, rule.budget, rule.patch * rule.patch)
 
 
-def merge(patch: Array, weight: Array, grouping: Grouping) -> tuple[Array, Array, int]:
+def merge(
+    patch: Array, weight: Array, grouping: Grouping, importance: NDArray[np.uint16] | None = None
+) -> tuple[Array, Array, int]:
     """A patch (C, n, n) and filters (O, C, K, K) by its groups -> (K_p, n, n), (O, K_p, K, K), merged.
 
     First come the channels that are alone, untouched and in channel order; then the groups of two or more, by first
-    member. ``merged`` counts the channels in these groups. Dropped channels are in none.
+    member. ``merged`` counts the channels in these groups. Dropped channels are in none. importance: w_c, (C,).
     """
     leaders, scales = grouping.leaders, grouping.scales
     sizes = np.bincount(leaders[leaders != DROPPED], minlength=len(leaders))  # by leader
@@ -82,22 +85,23 @@ def merge(patch: Array, weight: Array, grouping: Grouping) -> tuple[Array, Array
     members = [np.flatnonzero(leaders == leader) for leader in np.flatnonzero(sizes > 1)]
     if len(alone) == len(leaders):
         return patch, weight, 0
-    channels = _sums(patch, scales, alone, members)
+    shares = scales if importance is None else importance.astype(np.float32) * scales
+    channels = _sums(patch, shares, alone, members)
     for channel, group in zip(channels[len(alone) :], members, strict=True):
         squares = np.float32(0)
-        for scale in scales[group]:
-            squares += scale * scale
+        for share, scale in zip(shares[group], scales[group], strict=True):
+            squares += share * scale
         channel *= np.float32(1) / squares if squares > 0 else np.float32(0)
     filters = _sums(output_channels_last(weight).transpose(1, 2, 3, 0), scales, alone, members)
     return channels, filters.transpose(3, 0, 1, 2), sum(map(len, members))
 
 
-def _sums(rows: Array, scales: NDArray[np.float32], alone: NDArray[np.intp], members: list[NDArray[np.intp]]) -> Array:
-    """The rows that are alone, then for each group the sum of its rows times their scales, added in order."""
+def _sums(rows: Array, factors: NDArray[np.float32], alone: NDArray[np.intp], members: list[NDArray[np.intp]]) -> Array:
+    """The rows that are alone, then for each group the sum of its rows times their factors, added in order."""
     sums = np.empty((len(alone) + len(members), *rows.shape[1:]), np.float32)
     sums[: len(alone)] = rows[alone]
     for row, group in zip(sums[len(alone) :], members, strict=True):
-        np.add.reduce(rows[group] * scales[group].reshape(-1, *[1] * (rows.ndim - 1)), axis=0, out=row)
+        np.add.reduce(rows[group] * factors[group].reshape(-1, *[1] * (rows.ndim - 1)), axis=0, out=row)
     return sums
 
 
@@ -115,7 +119,8 @@ def merged_conv(x: Array, weight: Array, bias: Array | None, geometry: ConvGeome
             continue
         grouping = group(q[p], all_codes[p], rule)
         leaders[p] = grouping.leaders
-        channels, filters, merged = merge(patches[p], weight, grouping)
+        weights = rule.importance if rule.policy == "budget" else None
+        channels, filters, merged = merge(patches[p], weight, grouping, weights)
         top, left = tile.ty * rule.patch, tile.tx * rule.patch
         if len(channels):
             y[:, top : top + tile.height, left : left + tile.width] = convolve(

@@ -58,7 +58,13 @@ def patch_of(x: np.ndarray, geometry: ConvGeometry, m: int, ty: int, tx: int) ->
 
 
 def reconstruct(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, geometry: ConvGeometry, m: int, found: list[Grouping | None]
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    geometry: ConvGeometry,
+    m: int,
+    found: list[Grouping | None],
+    importance: np.ndarray,
 ) -> np.ndarray:
     """The oracle, in double precision and by torch. found: of each patch; None of dead ones."""
     y = np.empty(geometry.output_shape)
@@ -69,8 +75,8 @@ def reconstruct(
         patch[leaders == DROPPED] = 0
         for leader in set(leaders.tolist()) - {DROPPED}:
             members = leaders == leader
-            s = scales[members]
-            plane = np.tensordot(s, patch[members], axes=1) / max(s @ s, 1e-300)
+            s, share = scales[members], importance[members] * scales[members]
+            plane = np.tensordot(share, patch[members], axes=1) / max(share @ s, 1e-300)
             patch[members] = s[:, None, None] * plane
         values = torch.nn.functional.conv2d(
             torch.from_numpy(patch)[None],
@@ -139,7 +145,8 @@ def test_agrees_with_reconstruction(keywords: dict[str, Any], bits: int, policy:
     x *= np.random.default_rng(1).choice([0, 0.3, 1, -2], (keywords["c"], 1, 1)).astype(np.float32)
     y, counts, _, leaders = run(layer, x)
     found = groupings(layer, x)
-    expected = reconstruct(x, layer.weight, layer.bias, layer.geometry, m, found)
+    weights = layer.rule.importance if layer.rule.policy == "budget" else np.ones(len(x))
+    expected = reconstruct(x, layer.weight, layer.bias, layer.geometry, m, found, weights)
     assert y.dtype == np.float32
     assert y.shape == expected.shape
     assert np.abs(y - expected).max() <= TOLERANCE * np.abs(expected).max()

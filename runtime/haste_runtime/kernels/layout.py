@@ -35,8 +35,8 @@ SIGNS, STARTS = 8, 9  # int32 table: pixel lists of the projection; where each b
 PLANE, SPAN = 10, 11  # floats per plane; int16 per quantised plane
 PLANES, FILTERS, QUANTISED, SUMS, CODES, TABLE, LEADERS, MEMBERS_OF, START, MEMBERS, SCALES = range(12, 23)  # scratch
 INPUTS, WEIGHTS, MERGED_TAPS, TRACE = range(23, 27)  # entry lists; tap offsets; where codes are recorded or -1
-SPREAD, ENERGIES, TOTAL, PRODUCTS, FOUND, FOUND_CODES = range(27, 33)  # scratch that only some policies need
-LEVEL_COLUMNS = 33
+SPREAD, ENERGIES, TOTAL, PRODUCTS, FOUND, FOUND_CODES, SHARES = range(27, 34)  # scratch that only some policies need
+LEVEL_COLUMNS = 34
 
 BY_MEAN, BY_SCALE, WITHIN_BUDGET = 0, 1, 2  # policies, as `haste_runtime.plan.POLICIES` lists them
 

@@ -77,15 +77,15 @@ def sum_group(source, size, members, scales, first, last, factor, target):
 
 
 @kernel
-def merge_planes(planes, plane, channels, groups, start, members, scales):
-    """Plane channels + g = (sum of s_c times channel c's plane) / (sum of s_c^2) over group g, in channel order; zero
-    where all scales are."""
+def merge_planes(planes, plane, channels, groups, start, members, scales, shares):
+    """Plane channels + g = (sum of a_c times channel c's plane) / (sum of a_c s_c) over group g, in channel order; zero
+    where all scales are. shares: a_c, the scales times what an error of the channel weighs."""
     for g in range(groups):
         squares = ZERO
         for k in range(start[g], start[g + 1]):
-            squares += scales[members[k]] * scales[members[k]]
+            squares += shares[members[k]] * scales[members[k]]
         factor = ONE / squares if squares > 0 else ZERO
-        sum_group(planes, plane, members, scales, start[g], start[g + 1], factor, at(planes, (channels + g) * plane))
+        sum_group(planes, plane, members, shares, start[g], start[g + 1], factor, at(planes, (channels + g) * plane))
 
 
 @kernel
@@ -140,7 +140,12 @@ def merge_window(op, level, arena, index, scratch, counters, x, y0, y1, x0, x1):
     planes, scales = at(arena, scratch + level[t.PLANES]), at(arena, scratch + level[t.SCALES])
     gather_planes(x, op[t.XROW], channels, y0, y1, x0, x1, level[t.SIDE], planes, plane)
     start, members = as_ints(at(arena, scratch + level[t.START])), as_ints(at(arena, scratch + level[t.MEMBERS]))
-    merge_planes(planes, plane, channels, groups, start, members, scales)
+    shares = scales
+    if level[t.POLICY] == t.WITHIN_BUDGET:
+        shares, importance = at(arena, scratch + level[t.SHARES]), at(index, level[t.IMPORTANCE])
+        for c in range(channels):
+            shares[c] = np.float32(importance[c]) * scales[c]
+    merge_planes(planes, plane, channels, groups, start, members, scales, shares)
     counters[t.MERGED] += start[groups]
     return singles, groups
 
