@@ -21,7 +21,7 @@ from haste_edge.plan.ladder import Point
 from haste_edge.plan.measure import Curve, Measurements, Progress
 from haste_edge.plan.reasons import Aim, dense_reason, merged_reason
 from haste_edge.plan.restart import downstream
-from haste_edge.plan.settings import SETTINGS
+from haste_edge.plan.settings import BUDGETS
 from haste_edge.synthetic import pictures as synthetic_pictures
 from haste_edge.synthetic import white_noise
 from haste_edge.targets import Target
@@ -174,7 +174,7 @@ def _layer_work(graph: Graph, shapes: Mapping[str, Shape], candidates: Sequence[
     for candidate in candidates:
         if candidate.patches:
             after = sum(macs.get(node.name, 0) for node in downstream(graph, candidate.node, shapes).nodes)
-            total += after * len(candidate.patches) * len(SETTINGS["budget"])
+            total += after * len(candidate.patches) * len(BUDGETS)
     return total
 
 

@@ -22,7 +22,7 @@ from haste_edge.importance import channel_importance
 from haste_edge.plan.candidates import Candidate
 from haste_edge.plan.cost_model import CostModel
 from haste_edge.plan.restart import downstream, read_from_outside
-from haste_edge.plan.settings import BITS, SETTINGS, Setting
+from haste_edge.plan.settings import Setting, settings
 from haste_runtime.flops import LayerCounts, dense_flops, merged_flops
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape
@@ -110,7 +110,6 @@ class Measurements:
         self.graph, self.shapes = graph, shapes
         self.candidates = {c.node: c for c in candidates}
         self.cost_model, self.policy, self.seed = cost_model, policy, seed
-        self.settings = SETTINGS[policy]
         self.frames = len(next(iter(inputs.values())))
         self.prepared = torch_graph.prepare(graph)
         merging = [c.node for c in self.candidates.values() if c.patches]
@@ -124,18 +123,20 @@ class Measurements:
 
     def _curve(self, name: str, patch: int, rest: Graph) -> Curve:
         node, geometry = self.graph.node(name), self.candidates[name].geometry
+        every = settings(self.policy, geometry.channels_in)
+        bits = max(setting.bits for setting in every)
         seed = layer_seed(self.seed, name, patch)
-        projection = draw(seed, BITS, geometry.patch_side(patch), SPARSITY)
+        projection = draw(seed, bits, geometry.patch_side(patch), SPARSITY)
         importance = channel_importance(self.graph.constants[node.constants["weight"]])
         patches = method.extract_patches(self.values[node.inputs[0]], geometry, patch).flatten(0, 1)
         q, live = method.quantise(patches)
-        codes = method.codes(q, torch.from_numpy(projection), BITS).masked_fill(~live[:, None], -1)
+        codes = method.codes(q, torch.from_numpy(projection), bits).masked_fill(~live[:, None], -1)
         weights = torch.from_numpy(importance.astype(np.int64)) if self.policy == "budget" else None
-        rule = method.Rule(patch, torch.from_numpy(projection), BITS, self.policy, weights)
+        rule = method.Rule(patch, torch.from_numpy(projection), bits, self.policy, weights)
         nonzeros = np.count_nonzero(projection, axis=1).cumsum()
         dense, dense_seconds = dense_flops(geometry), self.cost_model.dense(geometry).seconds
         kept, flops, seconds, changes = [], [], [], []
-        for some in self._batches(rest, q):
+        for some in self._batches(every, rest, q):
             groups = group_all(q, codes, rule, some)
             for setting, count in zip(some, self._counts(groups, geometry, patch, len(some)), strict=True):
                 nonzero = int(nonzeros[setting.bits - 1])
@@ -149,15 +150,15 @@ class Measurements:
             changes += self._distortions(node, geometry, rule, groups, rest, len(some))
         worst = np.maximum.accumulate(changes)  # a stronger setting never counts as better, whatever chance made of it
         return Curve(
-            name, patch, self.policy, seed, projection, importance, self.settings, tuple(kept), tuple(flops),
-            tuple(seconds), tuple(worst.tolist()),
+            name, patch, self.policy, seed, projection, importance, every, tuple(kept), tuple(flops), tuple(seconds),
+            tuple(worst.tolist()),
         )  # fmt: skip
 
-    def _batches(self, rest: Graph, q: Tensor) -> list[tuple[Setting, ...]]:
+    def _batches(self, every: Sequence[Setting], rest: Graph, q: Tensor) -> list[Sequence[Setting]]:
         """The settings in runs of several at once, one after the other along the batch, as memory allows."""
         largest = self.frames * max(math.prod(self.shapes[n.name]) for n in rest.nodes)
         together = max(1, RUN_BYTES // (4 * max(largest, q.numel())))
-        return [self.settings[i : i + together] for i in range(0, len(self.settings), together)]
+        return [every[i : i + together] for i in range(0, len(every), together)]
 
     def _counts(self, groups: method.Grouping, geometry: ConvGeometry, patch: int, settings: int) -> list[LayerCounts]:
         rows = len(groups.leaders) // settings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-BITS = 16  # L_max: rows of every projection; with more, hardly a channel finds another of equal code
+BITS = (16, 14, 12, 10, 8, 6, 4, 2)  # with more than 16, hardly a channel finds another of equal code
+BUDGETS = (0.03, 0.06, 0.12, 0.22, 0.4, 0.75, 1.4, 3.0)
+MORE_BITS = 2  # than a number for each channel takes
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,13 @@ class Setting:
     budget: float = 0.0
 
 
-SETTINGS: Mapping[str, tuple[Setting, ...]] = {
-    "mean": tuple(Setting(bits) for bits in (16, 14, 12, 10, 8, 6, 4, 2)),
-    "scaled": tuple(Setting(bits) for bits in (16, 14, 12, 10, 8, 6, 4, 2)),
-    "budget": tuple(Setting(BITS, budget) for budget in (0.03, 0.06, 0.12, 0.22, 0.4, 0.75, 1.4, 3.0)),
-}
+def settings(policy: str, channels: int) -> tuple[Setting, ...]:
+    """All settings of a layer that reads so many channels.
+
+    By equal codes, the bits say how alike channels must be. A budget only needs to know who is near, and a few bits
+    more than it takes to number the channels tell that: 6 for 16 channels, 11 for 512.
+    """
+    if policy != "budget":
+        return tuple(Setting(bits) for bits in BITS)
+    bits = (channels - 1).bit_length() + MORE_BITS
+    return tuple(Setting(bits, budget) for budget in BUDGETS)
