@@ -33,7 +33,7 @@ from haste_runtime.preprocessing import Preprocessing
 
 OBJECTIVES = ("flops", "time")
 FEWEST_LEVELS = 4  # above 0, whatever merging does to the network, if that many are asked for
-MOST_DISTORTION = 0.12  # of the last level, measured jointly
+MOST_DISTORTION = 0.2  # of the last level, measured jointly: there the networks tried had lost some two to five points
 TRIALS = 16  # points on the path that are measured jointly, to find where the network is spoilt
 PICTURES = (6, 16)  # fewest and most that single layers are measured on
 LEVEL_PICTURES = (16, 128)  # fewest and most that levels are measured on
