@@ -20,10 +20,14 @@ def explain(plan: Plan, graph: Graph) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("")
     for number, level in enumerate(plan.levels):
+        agreement = (
+            ""
+            if level.agreement is None
+            else (f", same answer as level 0 on {level.agreement:.0f} % of the pictures planned with")
+        )
         lines.append(
             f"level {number}: {len(level.choices)} layers merged, {level.flops_reduction_network:.1f} % of all FLOPs "
-            f"saved ({level.flops_reduction:.1f} % of the layers that may merge), same answer as level 0 on "
-            f"{level.agreement or 0:.0f} % of the pictures planned with"
+            f"saved ({level.flops_reduction:.1f} % of the layers that may merge){agreement}"
         )
     return "\n".join(lines)
 
