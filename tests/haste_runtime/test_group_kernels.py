@@ -116,6 +116,17 @@ def test_large_patches_do_not_overflow(policy: str) -> None:
     assert np.bincount(reference.groups()["conv"][0] + 1).max() * 127 * 127 * 40 * 41 > 2**31
 
 
+@pytest.mark.skipif(INTERPRETED, reason="plain Python takes its time over so many pixels")
+@pytest.mark.parametrize("policy", ["scaled", "budget"])
+def test_energies_beyond_32_bits(policy: str) -> None:
+    """A patch of 370 x 370 pixels at the range's end has channels whose squares add up to more than an int32 holds."""
+    graph = conv_graph(3, 2, 1, h=370, w=370)
+    x = np.ones((3, 370, 370), np.float32)
+    x[1, :90] = -0.5
+    assert x[0].size * 127 * 127 > 2**31
+    check_against_numpy(bundle_for(graph, 370, 2, [2, 2], policy=policy, budget=[0.5, 2.0]), {"x": x})
+
+
 def test_groups_larger_than_an_int16_sum() -> None:
     """Hundreds of large channels in a group: their sum is taken in parts."""
     graph = conv_graph(1400, 2, 1, h=2, w=3)

@@ -9,21 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.hash_patch import as_double
 from haste_runtime.kernels.jit import kernel, simd
-from haste_runtime.kernels.layout import CHUNK, NO_KEY, POSITION_BITS, RUN
+from haste_runtime.kernels.layout import CHUNK, NO_KEY, POSITION_BITS, RUN, SQUARES
 
 at, as_ints, as_shorts, as_doubles = simd.at, simd.as_ints, simd.as_shorts, simd.as_doubles
-LANES = 2 * simd.W
+W = simd.W
+LANES = 2 * W
 POSITION = (1 << POSITION_BITS) - 1
 DROPPED = -1
-ONE, TWO_32 = np.float32(1), 4294967296.0
-
-
-@kernel
-def as_double(whole):
-    """The float64 nearest to an int64. A cast would do, but 32-bit ARM calls a function for it: so both halves become
-    floats, exactly, and their sum is rounded once."""
-    return np.float64(np.int32(whole >> 32)) * TWO_32 + np.float64(np.uint32(whole & 0xFFFFFFFF))
+ONE = np.float32(1)
 
 
 @kernel
@@ -31,18 +26,31 @@ def dot(x, y, span):
     """<x, y> of two int16 rows, an int64; |x| <= 127, or |y| is. Runs are too short for an int32 to overflow."""
     total = np.int64(0)
     for first in range(0, span, RUN):
-        part = simd.wide_zero()
+        part = simd.ints_zero()
         for i in range(first, min(first + RUN, span), LANES):
-            part = simd.wide_dot(part, x, y, i)
-        total += np.int64(simd.wide_sum(part))
+            part = simd.ints_dot(part, x, y, i)
+        total += np.int64(simd.ints_sum(part))
     return total
+
+
+@kernel
+def dot_both(x, y, z, span):
+    """<x, y> and <x, z>."""
+    first, second = np.int64(0), np.int64(0)
+    for begin in range(0, span, RUN):
+        a, b = simd.ints_zero(), simd.ints_zero()
+        for i in range(begin, min(begin + RUN, span), LANES):
+            a, b = simd.ints_dot(a, x, y, i), simd.ints_dot(b, x, z, i)
+        first += np.int64(simd.ints_sum(a))
+        second += np.int64(simd.ints_sum(b))
+    return first, second
 
 
 @kernel
 def spread_channels(quantised, channels, span, rows):
     """rows[c] = channel c's quantised pixels, ``span`` int16 in a row."""
     for block in range(0, channels, LANES):
-        for first in range(0, span, LANES):
+        for first in range(0, span, 8):
             simd.shorts_transpose(at(quantised, block * span + first * LANES), at(rows, block * span + first), span)
 
 
@@ -132,28 +140,35 @@ def scale_group(rows, span, members, first, last, total, products, scales):
 
 @kernel
 def nearest_leaders(code, codes, found):
-    """Keys of the two of ``found`` codes that differ from ``code`` in the fewest bits; `NO_KEY` where there is none.
-
-    The lowest `POSITION_BITS` of a key are the position among ``codes``; of codes as near, the earlier comes first.
-    """
+    """Positions of the two of ``found`` codes (one or more) that differ from ``code`` in the fewest bits, of codes as
+    near the earlier. Both are the same where there is only one."""
     nearest, second = simd.keys_none(), simd.keys_none()  # in each lane
-    for i in range(0, found, LANES):
+    for i in range(0, found, W):
         keys = simd.keys_of(code, codes, i, found)
         second = simd.keys_smaller(second, simd.keys_larger(nearest, keys))
         nearest = simd.keys_smaller(nearest, keys)
     key = simd.keys_least(nearest)
-    return key, simd.keys_least(simd.keys_instead(nearest, key, second))
+    other = simd.keys_least(simd.keys_instead(nearest, key, second))
+    return np.int64(key & POSITION), np.int64((key if other == NO_KEY else other) & POSITION)
 
 
 @kernel
-def weigh_patch(rows, channels, span, importance, budget, energies):
+def weigh_patch(quantised, channels, span, importance, budget, sums, energies):
     """Fills energies[c] = <q_c, q_c>, as float64 (exactly), and returns each channel's share of the error that may be
-    made: T * budget / C, T being the patch's weighted energy."""
+    made: T * budget / C, T being the patch's weighted energy. sums: scratch, int32, 2 W long."""
     total = np.int64(0)
-    for c in range(channels):
-        energy = dot(at(rows, c * span), at(rows, c * span), span)
-        energies[c] = as_double(energy)
-        total += np.int64(importance[c]) * energy
+    for block in range(0, channels, LANES):
+        count = min(LANES, channels - block)
+        for c in range(count):
+            energies[block + c] = 0
+        for first in range(0, span, SQUARES):
+            part = simd.wide_zero()
+            for i in range(first, min(first + SQUARES, span), 2):
+                part = simd.wide_squares(part, quantised, (block * span) + i * LANES)
+            simd.wide_store(sums, 0, part)
+            for c in range(count):
+                energies[block + c] += np.float64(sums[c])
+                total += np.int64(importance[block + c]) * np.int64(sums[c])
     return as_double(total) * budget / np.float64(np.int32(channels))
 
 
@@ -174,16 +189,17 @@ def spend_budget(codes, importance, channels, share, price, spread, leaders, sca
             continue
         least, best, scale = np.inf, np.int64(DROPPED), 1.0
         compared += leading
-        first, second = nearest_leaders(codes[c], found_codes, leading)
-        for k in range(2):
-            key = first if k == 0 else second
-            if key != NO_KEY:
-                leader = np.int64(found[key & POSITION])
-                product = as_double(dot(at(rows, c * span), at(rows, leader * span), span))
-                verified += 1
-                loss = weight * (energy - product * product / energies[leader])
-                if loss < least:
-                    least, best, scale = loss, leader, product / energies[leader]
+        if leading > 0:
+            near, next_near = nearest_leaders(codes[c], found_codes, leading)
+            a, b = np.int64(found[near]), np.int64(found[next_near])
+            verified += 1 if a == b else 2
+            whole, other = dot_both(at(rows, c * span), at(rows, a * span), at(rows, b * span), span)
+            product, size = as_double(whole), energies[a]
+            least, best, scale = weight * (energy - product * product / size), a, product / size
+            product, size = as_double(other), energies[b]
+            loss = weight * (energy - product * product / size)
+            if loss < least:
+                least, best, scale = loss, b, product / size
         if weighted <= share and weighted <= least + price:
             continue
         if least + price < share:
@@ -203,13 +219,15 @@ def choose_leaders(op, level, arena, index, scratch, counters):
     scales = at(arena, scratch + level[t.SCALES])
     for c in range(channels):
         leaders[c], scales[c] = 0, ONE
+    quantised = as_shorts(at(arena, scratch + level[t.QUANTISED]))
     rows = as_shorts(at(arena, scratch + level[t.SPREAD]))
     if policy != t.BY_MEAN:
-        spread_channels(as_shorts(at(arena, scratch + level[t.QUANTISED])), channels, span, rows)
+        spread_channels(quantised, channels, span, rows)
     if policy == t.WITHIN_BUDGET:
         importance, budget = at(index, level[t.IMPORTANCE]), as_doubles(at(level, t.BUDGET))[0]
         energies = as_doubles(at(arena, scratch + level[t.ENERGIES]))
-        share = weigh_patch(rows, channels, span, importance, budget, energies)
+        sums = as_ints(at(arena, scratch + level[t.SUMS]))
+        share = weigh_patch(quantised, channels, span, importance, budget, sums, energies)
         patch = np.float64(np.int32(level[t.PATCH]))
         compared, verified = spend_budget(
             codes, importance, channels, share, share / (patch * patch), (rows, span, energies), leaders, scales,

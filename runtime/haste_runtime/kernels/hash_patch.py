@@ -12,6 +12,8 @@ at, as_ints = simd.at, simd.as_ints
 W = simd.W
 LANES = 2 * W  # int16 lanes: channels per block of the quantised patch
 MAGNITUDE = np.int32(0x7FFFFFFF)
+HALF_CHUNK = CHUNK // 2
+TWO_32 = 4294967296.0
 
 
 @kernel
@@ -43,12 +45,13 @@ def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, span, inverse,
             source = at(x, (y - y0) * row_stride + block)
             line = at(target, (y * side + x0) * LANES)
             for p in range(x1 - x0):
-                for c in range(0, count, W):
-                    if c + W <= count:
-                        simd.quantise(source, p * channels + c, inverse, line, p * LANES + c)
-                    else:
-                        for i in range(c, count):
-                            line[p * LANES + i] = np.int16(np.rint(source[p * channels + i] * inverse))
+                if count == LANES:
+                    simd.quantise(source, p * channels, inverse, line, p * LANES)
+                    continue
+                if count >= W:
+                    simd.quantise_half(source, p * channels, inverse, line, p * LANES)
+                for i in range(W if count >= W else 0, count):
+                    line[p * LANES + i] = np.int16(np.rint(source[p * channels + i] * inverse))
 
 
 @kernel
@@ -62,25 +65,42 @@ def project_patch(quantised, channels, span, bits, pixel_lists, starts, sums):
         sums[i] = 0
     for block in range(0, channels, LANES):
         source = at(quantised, block * span)
-        for half in range(2 * bits):
-            sign = np.int32(1) if half % 2 == 0 else np.int32(-1)
-            for first in range(starts[half], starts[half + 1], CHUNK):
+        for l in range(bits):  # noqa: E741 - the method's letter for a bit of the code
+            plus, minus, end = starts[2 * l], starts[2 * l + 1], starts[2 * l + 2]
+            while plus < starts[2 * l + 1] or minus < end:
                 total = simd.shorts_zero()
-                for i in range(first, min(first + CHUNK, starts[half + 1])):
+                last = min(plus + HALF_CHUNK, starts[2 * l + 1])
+                for i in range(plus, last):
                     total = simd.shorts_add(total, source, pixel_lists[i] * LANES)
-                simd.widen_add(sums, half // 2 * padded + block, total, sign)
+                plus, last = last, min(minus + HALF_CHUNK, end)
+                for i in range(minus, last):
+                    total = simd.shorts_subtract(total, source, pixel_lists[i] * LANES)
+                minus = last
+                simd.widen_add(sums, l * padded + block, total)
+
+
+@kernel
+def as_double(whole):
+    """The float64 nearest to an int64. A cast would do, but 32-bit ARM calls a function for it: so both halves become
+    floats, exactly, and their sum is rounded once."""
+    return np.float64(np.int32(whole >> 32)) * TWO_32 + np.float64(np.uint32(whole & 0xFFFFFFFF))
 
 
 @kernel
 def code_channels(sums, channels, bits, codes):
-    """Bit l of a channel's code: C * sum > total of all sums, that is, above the mean (centring after projecting)."""
+    """Bit l of a channel's code: C * sum > total of all sums, that is, above the mean (centring after projecting).
+
+    For integers that is sum > floor(total / C), and a double is wide enough for that quotient: a total is below 2^39,
+    as |q| <= 127 and a map has fewer than 2^31 elements (checked before it gets here).
+    """
     padded = (channels + LANES - 1) // LANES * LANES
     for c in range(channels):
         codes[c] = 0
-    for l in range(bits):  # noqa: E741 - the method's letter for a bit of the code
+    for l in range(bits):  # noqa: E741
         line = at(sums, l * padded)
         total = np.int64(0)
         for c in range(channels):
             total += line[c]
+        mean = np.int32(np.floor(as_double(total) / np.float64(np.int32(channels))))
         for c in range(channels):
-            codes[c] |= np.int32(np.int64(channels) * line[c] > total) << np.int32(l)
+            codes[c] |= np.int32(line[c] > mean) << np.int32(l)

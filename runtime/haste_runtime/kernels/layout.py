@@ -47,5 +47,6 @@ COUNTERS = 6
 ROWS = 6  # output pixels of a full register tile
 CHUNK = 258  # int16 additions of values up to 127 that cannot overflow
 RUN = 512  # products of an int16 and a quantised value that cannot overflow an int32
+SQUARES = 1 << 16  # squares of quantised values whose sum cannot overflow an int32
 POSITION_BITS = 26  # of a key: below a distance of at most 31 bits, which leaves a positive int32
 NO_KEY = 0x7FFFFFFF  # larger than every key

@@ -19,8 +19,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from haste_runtime.kernels.simd_emit import call, fma, load, number, splat, store, transpose_square
+from haste_runtime.kernels.simd_emit import call, fma, load, number, splat, store
 from haste_runtime.kernels.simd_integers import (
+    ints_dot,
+    ints_sum,
+    ints_zero,
     keys_instead,
     keys_larger,
     keys_least,
@@ -28,12 +31,14 @@ from haste_runtime.kernels.simd_integers import (
     keys_of,
     keys_smaller,
     quantise,
+    quantise_half,
     shorts_add,
     shorts_store,
+    shorts_subtract,
     shorts_transpose,
     shorts_zero,
-    wide_dot,
-    wide_sum,
+    wide_squares,
+    wide_store,
     wide_zero,
     widen_add,
 )  # fmt: skip
@@ -57,8 +62,9 @@ from haste_runtime.kernels.simd_types import (
 )  # fmt: skip
 
 __all__ = [
-    "W", "float_ptr", "int_ptr", "keys_instead", "keys_larger", "keys_least", "keys_none", "keys_of", "keys_smaller",
-    "long_ptr", "quantise", "shorts_add", "shorts_store", "shorts_transpose", "shorts_zero", "wide_dot", "wide_sum",
+    "W", "float_ptr", "int_ptr", "ints_dot", "ints_sum", "ints_zero", "keys_instead", "keys_larger", "keys_least",
+    "keys_none", "keys_of", "keys_smaller", "long_ptr", "quantise", "quantise_half", "shorts_add", "shorts_store",
+    "shorts_subtract", "shorts_transpose", "shorts_zero", "wide_squares", "wide_store",
     "wide_zero", "widen_add",
 ]  # fmt: skip
 
@@ -198,7 +204,20 @@ def transpose(typing: Any, source: Any, step: Any, target: Any, target_step: Any
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         source, step, target, target_step = a
-        transpose_square(b, source, step, target, target_step, VECTOR, 4)
+        rows = [load(b, source, b.mul(step, number(i, I64)), VECTOR, 4) for i in range(W)]
+        half = W // 2
+        while half:  # log2 W rounds of butterflies
+            low = [lane if not lane & half else W + lane - half for lane in range(W)]
+            high = [lane + half if not lane & half else W + lane for lane in range(W)]
+            mask = ir.VectorType(I32, W)
+            for i in range(W):
+                if not i & half:
+                    x, y = rows[i], rows[i + half]
+                    rows[i] = b.shuffle_vector(x, y, ir.Constant(mask, low))
+                    rows[i + half] = b.shuffle_vector(x, y, ir.Constant(mask, high))
+            half //= 2
+        for j in range(W):
+            store(b, rows[j], target, b.mul(target_step, number(j, I64)), 4)
         return c.get_dummy_value()
 
     return types.void(source, types.int64, target, types.int64), emit

@@ -7,7 +7,7 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import cgutils
 
-from haste_runtime.kernels.simd_types import I32, I64, VECTOR, W
+from haste_runtime.kernels.simd_types import I32, VECTOR, W
 
 
 def number(value: int, kind: Any = I32) -> Any:
@@ -35,22 +35,3 @@ def call(b: Any, name: str, result: Any, args: list[Any]) -> Any:
 
 def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
     return call(b, f"llvm.fma.v{W}f32", VECTOR, [x, y, z])  # one rounding, on every CPU
-
-
-def transpose_square(b: Any, source: Any, step: Any, target: Any, target_step: Any, kind: Any, align: int) -> None:
-    """target[j * target_step + i] = source[i * step + j], with i and j below the number of ``kind``'s lanes."""
-    lanes = kind.count
-    rows = [load(b, source, b.mul(step, number(i, I64)), kind, align) for i in range(lanes)]
-    half = lanes // 2
-    while half:  # as many rounds of butterflies as lanes has bits
-        low = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
-        high = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
-        mask = ir.VectorType(I32, lanes)
-        for i in range(lanes):
-            if not i & half:
-                x, y = rows[i], rows[i + half]
-                rows[i] = b.shuffle_vector(x, y, ir.Constant(mask, low))
-                rows[i + half] = b.shuffle_vector(x, y, ir.Constant(mask, high))
-        half //= 2
-    for j in range(lanes):
-        store(b, rows[j], target, b.mul(target_step, number(j, I64)), align)

@@ -1,6 +1,6 @@
 """What the intrinsics of `haste_runtime.kernels.simd` mean, in numpy: used when Numba's compiler is switched off.
 
-A pointer is an array, a vector an array of W floats or of 2 W integers, a tile an array (rows, vectors, W). A fused
+A pointer is an array, a vector an array of W floats, W int32 or 2 W int16, a tile an array (rows, vectors, W). A fused
 multiply-add is done in float64 and rounded once, which differs from the hardware's only in rare double roundings.
 """
 
@@ -88,9 +88,17 @@ def transpose(source: Array, step: int, target: Array, target_step: int) -> None
             target[j * target_step + i] = source[i * step + j]
 
 
+def _quantise(source: Array, offset: int, inverse: float, target: Array, target_offset: int, lanes: int) -> None:
+    product = source[offset : offset + lanes] * np.float32(inverse)
+    target[target_offset : target_offset + lanes] = np.rint(product).astype(np.int16)
+
+
 def quantise(source: Array, offset: int, inverse: float, target: Array, target_offset: int) -> None:
-    product = source[offset : offset + W] * np.float32(inverse)
-    target[target_offset : target_offset + W] = np.rint(product).astype(np.int16)
+    _quantise(source, offset, inverse, target, target_offset, 2 * W)
+
+
+def quantise_half(source: Array, offset: int, inverse: float, target: Array, target_offset: int) -> None:
+    _quantise(source, offset, inverse, target, target_offset, W)
 
 
 def shorts_zero() -> Array:
@@ -101,8 +109,12 @@ def shorts_add(total: Array, pointer: Array, offset: int) -> Array:
     return total + pointer[offset : offset + 2 * W]
 
 
-def widen_add(pointer: Array, offset: int, total: Array, sign: int) -> None:
-    pointer[offset : offset + 2 * W] += np.int32(sign) * total.astype(np.int32)
+def shorts_subtract(total: Array, pointer: Array, offset: int) -> Array:
+    return total - pointer[offset : offset + 2 * W]
+
+
+def widen_add(pointer: Array, offset: int, total: Array) -> None:
+    pointer[offset : offset + 2 * W] += total.astype(np.int32)
 
 
 def shorts_store(pointer: Array, offset: int, value: Array) -> None:
@@ -111,29 +123,42 @@ def shorts_store(pointer: Array, offset: int, value: Array) -> None:
 
 def shorts_transpose(source: Array, target: Array, target_step: int) -> None:
     for j in range(2 * W):
-        target[j * target_step : j * target_step + 2 * W] = source[j : 4 * W * W : 2 * W]
+        target[j * target_step : j * target_step + 8] = source[j : 16 * W : 2 * W]
 
 
 def wide_zero() -> Array:
     return np.zeros(2 * W, np.int32)
 
 
-def wide_dot(total: Array, x: Array, y: Array, offset: int) -> Array:
+def wide_squares(total: Array, pointer: Array, offset: int) -> Array:
+    x = pointer[offset : offset + 4 * W].reshape(2, -1)
+    return total + (x * x).sum(0, dtype=np.int16)
+
+
+def wide_store(pointer: Array, offset: int, value: Array) -> None:
+    pointer[offset : offset + 2 * W] = value
+
+
+def ints_zero() -> Array:
+    return np.zeros(W, np.int32)
+
+
+def ints_dot(total: Array, x: Array, y: Array, offset: int) -> Array:
     span = slice(offset, offset + 2 * W)
-    return total + x[span].astype(np.int32) * y[span].astype(np.int32)
+    return total + (x[span].astype(np.int32) * y[span]).reshape(W, 2).sum(1, dtype=np.int32)
 
 
-def wide_sum(total: Array) -> np.int32:
+def ints_sum(total: Array) -> np.int32:
     return total.sum(dtype=np.int32)
 
 
 def keys_none() -> Array:
-    return np.full(2 * W, NO_KEY, np.int32)
+    return np.full(W, NO_KEY, np.int32)
 
 
 def keys_of(code: int, codes: Array, first: int, count: int) -> Array:
-    distance = [int(np.int32(code) ^ other).bit_count() for other in codes[first : first + 2 * W]]
-    position = np.arange(first, first + 2 * W, dtype=np.int32)
+    distance = [int(np.int32(code) ^ other).bit_count() for other in codes[first : first + W]]
+    position = np.arange(first, first + W, dtype=np.int32)
     return np.where(position < count, np.array(distance, np.int32) << POSITION_BITS | position, np.int32(NO_KEY))
 
 

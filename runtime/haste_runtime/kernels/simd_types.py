@@ -15,7 +15,7 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, W)
 SHORTS = ir.VectorType(I16, 2 * W)
-WIDE = ir.VectorType(I32, 2 * W)
+INTS, WIDE = ir.VectorType(I32, W), ir.VectorType(I32, 2 * W)
 
 float_ptr, int_ptr, short_ptr = types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.int16)
 long_ptr, double_ptr = types.CPointer(types.int64), types.CPointer(types.float64)
@@ -28,15 +28,22 @@ class Vec(types.Type):
         super().__init__(name=f"Vec{W}")
 
 
-class IVec(types.Type):
+class Shorts(types.Type):
     """One register of 2 W int16 lanes."""
 
     def __init__(self) -> None:
-        super().__init__(name=f"IVec{2 * W}")
+        super().__init__(name=f"Shorts{2 * W}")
+
+
+class Ints(types.Type):
+    """One register of W int32 lanes."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Ints{W}")
 
 
 class Wide(types.Type):
-    """2 W int32 lanes: two registers."""
+    """Two registers: 2 W int32 lanes."""
 
     def __init__(self) -> None:
         super().__init__(name=f"Wide{2 * W}")
@@ -58,7 +65,7 @@ class Pixels(types.Type):
         super().__init__(name=f"Pixels{rows}")
 
 
-vec, ivec, wide = Vec(), IVec(), Wide()
+vec, shorts, ints, wide = Vec(), Shorts(), Ints(), Wide()
 
 
 @register_model(Vec)
@@ -67,10 +74,16 @@ class _VecModel(models.PrimitiveModel):
         super().__init__(dmm, fe, VECTOR)
 
 
-@register_model(IVec)
-class _IVecModel(models.PrimitiveModel):
+@register_model(Shorts)
+class _ShortsModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe: Any) -> None:
         super().__init__(dmm, fe, SHORTS)
+
+
+@register_model(Ints)
+class _IntsModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe: Any) -> None:
+        super().__init__(dmm, fe, INTS)
 
 
 @register_model(Wide)
