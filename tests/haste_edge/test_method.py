@@ -84,11 +84,17 @@ def slow_patches(x: np.ndarray, geometry: ConvGeometry, m: int) -> np.ndarray:
 
 
 def slow_merged_conv(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, geometry: ConvGeometry, m: int, found: list[Grouping | None]
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    geometry: ConvGeometry,
+    m: int,
+    found: list[Grouping | None],
+    weighs: np.ndarray,
 ) -> tuple[np.ndarray, LayerCounts]:
     """Really merges, in double precision: planes of channels, sums of filters times scales, K_p products per tap.
 
-    found: the groups of each patch, None where it is dead.
+    found: the groups of each patch, None where it is dead. weighs: how much each channel weighs in a plane, (C,).
     """
     y = np.zeros((geometry.channels_out, *geometry.out))
     y += bias[:, None, None]
@@ -106,7 +112,8 @@ def slow_merged_conv(
         counts += LayerCounts(0, len(members), merged, kept_pixels, grouping.compared, grouping.verified)
         for channels in members:
             s = grouping.scales[channels].astype(float)
-            plane = np.tensordot(s, patch[channels], 1) / (s @ s) if s.any() else 0 * patch[0]
+            share = weighs[channels] * s
+            plane = np.tensordot(share, patch[channels], 1) / (share @ s) if s.any() else 0 * patch[0]
             filters = np.tensordot(weight[:, channels].astype(float), s, (1, 0))
             for i in range(tile.height):
                 for j in range(tile.width):
@@ -320,7 +327,8 @@ def test_merged_conv_equals_really_merging(
             merge.group(one, codes, runtime_rule) if alive else None
             for one, codes, alive in zip(q, expected.codes, live, strict=True)
         ]
-        y, counts = slow_merged_conv(x[i].numpy(), weight.numpy(), bias.numpy(), geometry, m, groups)
+        weighs = importance.astype(float) if policy == "budget" else np.ones(channels)
+        y, counts = slow_merged_conv(x[i].numpy(), weight.numpy(), bias.numpy(), geometry, m, groups, weighs)
         np.testing.assert_allclose(found.output[i].numpy(), y, rtol=0, atol=tolerance)
         assert counts == expected.counts
         total += counts
@@ -363,7 +371,8 @@ def test_patches_and_chunks_of_any_shape(
     assert torch.equal(method.layer_codes(x, geometry, m, rule.projection, 3, chunk_bytes=chunk_bytes), codes)
     grouping = method.decide(q.flatten(0, 1), codes.flatten(0, 1), rule)
     assert torch.equal(found.leaders, grouping.leaders.view(codes.shape))
-    y, counts = method.convolve_groups(x, grouping, weight, bias, geometry, m)
+    weighs = rule.importance if policy == "budget" else None
+    y, counts = method.convolve_groups(x, grouping, weight, bias, geometry, m, weighs)
     torch.testing.assert_close(found.output, y)
     assert found.counts == counts == method.counts(grouping, geometry, m)
 
