@@ -1,8 +1,9 @@
 """Make docs/results.md and its plots of what tools/measure_method.py measured.
 
-    python tools/write_results.py --measured build/results --out docs
+    python tools/write_results.py --measured docs/results --out docs
 
-Reads NETWORK.jsonl for each network; nothing is measured here. Every number in the page comes from these files.
+Reads NETWORK.jsonl for each network, which docs/results/ keeps; nothing is measured here. Every number in the page
+comes from these files.
 """
 
 from __future__ import annotations
@@ -215,9 +216,8 @@ def headline(name: str, found: Mapping[tuple[Any, ...], Series]) -> list[str]:
         saved, lost = FALSIFIER
         holds = automatic.saved_at(lost) >= saved
         lines.append(
-            f"- The paper's falsifier (less than {saved:.0f} % saved, or more than {lost:.0f} points lost): "
-            + ("not met" if holds else "met")
-            + f", {automatic.saved_at(lost):.1f} % at -{lost:.0f}."
+            f"- Less than {saved:.0f} % saved for {lost:.0f} points would refute the method: it saves "
+            f"{automatic.saved_at(lost):.1f} % for that, so it is " + ("not refuted." if holds else "refuted here.")
         )
     dead = found.get(("uniform", "budget", 8, 8, "", 0))
     if dead:
@@ -328,7 +328,7 @@ def page(measured: Path, pictures: Path, report: Callable[[str], None]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, default=Path("build/results"))
+    parser.add_argument("--measured", type=Path, default=Path("docs/results"), help="folder of NETWORK.jsonl")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
     pictures = args.out / "results"
