@@ -34,6 +34,11 @@ class Rule(NamedTuple):
     importance: Tensor | None = None
     budget: float = 0.0
 
+    @property
+    def weights(self) -> Tensor | None:
+        """How much each channel weighs in its group's plane; None where all weigh alike."""
+        return self.importance if self.policy == "budget" else None
+
 
 class Grouping(NamedTuple):
     """Of M patches. leaders: int64 (M, C), the first channel of each channel's group, or -1 where it is dropped and

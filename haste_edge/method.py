@@ -207,6 +207,5 @@ def merged_conv(
     NaN or infinity in x.
     """
     found, grouping = group_layer(x, geometry, rule, hash, chunk_bytes)
-    importance = rule.importance if rule.policy == "budget" else None
-    y, count = convolve_groups(x, grouping, weight, bias, geometry, rule.patch, importance, chunk_bytes)
+    y, count = convolve_groups(x, grouping, weight, bias, geometry, rule.patch, rule.weights, chunk_bytes)
     return Merged(y, count, found, grouping.leaders.view(found.shape))

@@ -287,8 +287,7 @@ class _Network:
         _, grouping = group_layer(x, geometry, rule)
         side = geometry.patch_side(rule.patch)
         patches = extract_patches(x, geometry, rule.patch)[0]
-        importance = rule.importance if rule.policy == "budget" else None
-        replaced = represent(patches, grouping.leaders, grouping.scales, importance)
+        replaced = represent(patches, grouping.leaders, grouping.scales, rule.weights)
         replaced = replaced.view(*patches.shape[:2], side, side)
         after = _reassembled(replaced.numpy(), geometry, rule.patch, x.shape[2:])
         leaders = grouping.leaders.numpy()

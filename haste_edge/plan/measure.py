@@ -173,7 +173,7 @@ class Measurements:
         bias = node.constants.get("bias")
         y, _ = method.convolve_groups(
             x, groups, constants[node.constants["weight"]], None if bias is None else constants[bias], geometry,
-            rule.patch, rule.importance,
+            rule.patch, rule.weights,
         )  # fmt: skip
         again = {v.name: self.values[v.name].repeat(settings, *(1,) * len(v.shape)) for v in rest.inputs}
         run = torch_graph.run(rest, again, convolve={node.name: lambda node, x: y})

@@ -159,7 +159,7 @@ def _by_rule(subject: Subject, node: str, x: Tensor, rule: Rule, family: str) ->
     nonzeros = int(rule.projection[: rule.bits].count_nonzero())
     hashing = cost.hashing(family, geometry.channels_in, n * n, nonzeros, rule.bits, counts.patches)
     work = hashing.plus(cost.deciding(geometry, m, counts, rule.policy, quantised=family != "float"))
-    return grouping, work, rule.importance if rule.policy == "budget" else None
+    return grouping, work, rule.weights
 
 
 def _by_baseline(subject: Subject, configuration: Configuration, reference: _Simulation | None) -> GroupLayer:

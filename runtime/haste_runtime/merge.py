@@ -50,6 +50,11 @@ class Rule(NamedTuple):
     importance: NDArray[np.uint16] | None = None
     budget: float = 0.0
 
+    @property
+    def weights(self) -> NDArray[np.uint16] | None:
+        """How much each channel weighs in its group's plane; None where all weigh alike."""
+        return self.importance if self.policy == "budget" else None
+
 
 class Merged(NamedTuple):
     """output: (O, H', W') with bias, without residual and activation. codes, leaders: int32 (P, C), -1 on dead patches;
@@ -119,8 +124,7 @@ def merged_conv(x: Array, weight: Array, bias: Array | None, geometry: ConvGeome
             continue
         grouping = group(q[p], all_codes[p], rule)
         leaders[p] = grouping.leaders
-        weights = rule.importance if rule.policy == "budget" else None
-        channels, filters, merged = merge(patches[p], weight, grouping, weights)
+        channels, filters, merged = merge(patches[p], weight, grouping, rule.weights)
         top, left = tile.ty * rule.patch, tile.tx * rule.patch
         if len(channels):
             y[:, top : top + tile.height, left : left + tile.width] = convolve(
