@@ -24,6 +24,7 @@ from haste_runtime.bundle_checks import (
     check_importance,
     check_network,
     check_plan,
+    check_weights,
     is_constant,
     storage,
 )
@@ -48,8 +49,9 @@ from haste_runtime.bundle_manifest import (
 from haste_runtime.graph import Constant, Shape
 from haste_runtime.operators import may_merge
 from haste_runtime.plan import LayerPlan
+from haste_runtime.weights import int8_graph
 
-__all__ = ["FORMAT_VERSION", "Bundle", "inspect_bundle", "read_bundle", "stored", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "STORAGE", "Bundle", "inspect_bundle", "read_bundle", "stored", "write_bundle"]
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -86,6 +88,8 @@ def stored(bundle: Bundle) -> Bundle:
     """The bundle as reading it back from a file would give it: constants rounded to how they are stored."""
     if bundle.dtype not in STORAGE:
         raise errors.ManifestError(f"The bundle: dtype {bundle.dtype!r} is not one of {', '.join(STORAGE)}.")
+    if bundle.dtype == "int8":
+        bundle = replace(bundle, graph=int8_graph(bundle.graph, {*bundle.projections, *bundle.importance}))
     kinds = storage(bundle, "The bundle")
     constants: dict[str, Constant] = {}
     for key, constant in bundle.graph.constants.items():
@@ -130,6 +134,7 @@ def _read_tensors(container: Container, bundle: Bundle, records: Mapping[str, Te
     importance = {name: array for name, array in tensors.items() if kinds[name] == "U16"}
     bundle = replace(bundle, graph=replace(bundle.graph, constants=constants), importance=importance)
     shapes = check_network(bundle, path)
+    check_weights(bundle, path)
     needed = check_plan(bundle, shapes, path)
     check_importance(bundle, shapes, path)
     return replace(bundle, projections={name: _unpack(path, name, tensors[name], needed[name]) for name in needed})
@@ -221,6 +226,7 @@ def _inspect_layer(bundle: Bundle, layer: LayerPlan, shapes: Mapping[str, Shape]
         "may_merge": not why_not,
         "why_not": why_not,
         "choice": "merged" if layer.variants else "dense",
+        "algorithm": layer.algorithm,
         "reason": layer.reason,
         "variants": [asdict(variant) for variant in layer.variants],
     }

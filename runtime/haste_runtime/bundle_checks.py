@@ -8,12 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from haste_runtime import bundle_errors as errors
+from haste_runtime.bundle_container import DTYPES
 from haste_runtime.bundle_manifest import MAX_BITS, MAX_BUDGET, STORAGE, Bundle
 from haste_runtime.errors import GraphError
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Shape
-from haste_runtime.operators import OPERATORS, check_graph, may_merge
-from haste_runtime.plan import POLICIES, LayerPlan, Variant
+from haste_runtime.operators import OPERATORS, check_graph, may_merge, may_use_winograd
+from haste_runtime.plan import ALGORITHMS, BUDGETED, POLICIES, UNHASHED, LayerPlan, Variant
+from haste_runtime.weights import LARGEST
 
 OBJECTIVES = ("flops", "time")
 
@@ -21,13 +23,14 @@ OBJECTIVES = ("flops", "time")
 def check_bundle(bundle: Bundle, path: str) -> None:
     """All checks below; ``path`` is for the messages. Raises what they raise."""
     shapes = check_network(bundle, path)
+    check_weights(bundle, path)
     check_projections(bundle, check_plan(bundle, shapes, path), path)
     check_importance(bundle, shapes, path)
 
 
 def storage(bundle: Bundle, path: str) -> dict[str, str]:
-    """How each tensor is stored: name -> "F32", "F16", "U8" or "U16". Weights as `Bundle.dtype` says, projections
-    packed as U8, importance as U16.
+    """How each tensor is stored: name -> "F32", "F16", "I8", "U8" or "U16". Weights as `Bundle.dtype` says,
+    projections packed as U8, importance as U16.
 
     Raises PlanError where tensors of different kinds have the same name.
     """
@@ -59,7 +62,7 @@ def check_network(bundle: Bundle, path: str) -> dict[str, Shape]:
     for key, constant in bundle.graph.constants.items():
         if not is_constant(kinds.get(key, "U8")):
             raise errors.ExtraTensorError(f"{path}: no node uses the constant {key!r}.")
-        if constant.dtype != (np.float16 if kinds[key] == "F16" else np.float32):
+        if constant.dtype != DTYPES[kinds[key]]:
             raise errors.TensorTypeError(f"{path}: constant {key!r} is {constant.dtype}, not {kinds[key]}.")
         if not np.isfinite(constant).all():
             raise errors.NonFiniteError(f"{path}: constant {key!r} holds NaN or infinity.")
@@ -72,6 +75,22 @@ def check_network(bundle: Bundle, path: str) -> dict[str, Shape]:
         raise errors.BundleGraphError(f"{path}: {error.message}") from None
     _check_classes(bundle, shapes, path)
     return shapes
+
+
+def check_weights(bundle: Bundle, path: str) -> None:
+    """Check that int8 weights are symmetric, and their scales positive and small enough for finite weights.
+
+    Raises WeightRangeError.
+    """
+    for node in bundle.graph.nodes:
+        scale = bundle.graph.constant(node, "weight_scale")
+        if scale is None:
+            continue
+        if bundle.graph.constants[node.constants["weight"]].min() < -LARGEST:
+            raise errors.WeightRangeError(f"{path}: the weight of {node.name!r} holds -128; the least is -127.")
+        with np.errstate(over="ignore"):
+            if not (scale > 0).all() or not np.isfinite(scale * np.float32(LARGEST)).all():
+                raise errors.WeightRangeError(f"{path}: a scale of {node.name!r} is not positive, or too large.")
 
 
 def _check_classes(bundle: Bundle, shapes: dict[str, Shape], path: str) -> None:
@@ -105,6 +124,8 @@ def check_plan(bundle: Bundle, shapes: Mapping[str, Shape], path: str) -> dict[s
         why_not = may_merge(node, graph)
         if layer.variants and why_not:
             raise errors.PlanError(f"{path}: the plan merges {node.name!r}, which is impossible: {why_not}.")
+        for algorithm in (layer.algorithm, *(variant.algorithm for variant in layer.variants)):
+            _check_algorithm(layer.node, algorithm, may_use_winograd(node, graph), path)
         weight = graph.constants[node.constants["weight"]]
         geometry = ConvGeometry.from_node(node, shapes[node.inputs[0]], weight.shape)
         for variant in layer.variants:
@@ -119,14 +140,26 @@ def check_plan(bundle: Bundle, shapes: Mapping[str, Shape], path: str) -> dict[s
 def _check_variant(layer: LayerPlan, variant: Variant, path: str) -> None:
     if variant.policy not in POLICIES:
         raise errors.UnsupportedError(f"{path}: {layer.node!r} merges by the policy {variant.policy!r}, unknown here.")
-    if variant.patch < 1 or not 1 <= variant.bits <= MAX_BITS:
+    least, most = (0, 0) if variant.policy in UNHASHED else (1, MAX_BITS)
+    if variant.patch < 1 or not least <= variant.bits <= most:
         raise errors.PlanError(f"{path}: {layer.node!r} has tiles of {variant.patch} pixels and {variant.bits} bits.")
     if not 0 <= variant.sparsity < 1:
         raise errors.PlanError(f"{path}: {layer.node!r} has a sparsity of {variant.sparsity}, not in [0, 1).")
-    if (variant.policy == "budget") != bool(variant.importance):
+    if not 0 <= variant.dense_above <= 1:
+        raise errors.PlanError(
+            f"{path}: {layer.node!r} stays dense above a share of {variant.dense_above} of its channels, not in [0, 1]."
+        )
+    if (variant.policy in BUDGETED) != bool(variant.importance):
         raise errors.PlanError(
             f"{path}: {layer.node!r} merges by the policy {variant.policy!r}, with importance {variant.importance!r}."
         )
+
+
+def _check_algorithm(node: str, algorithm: str, why_not_winograd: str, path: str) -> None:
+    if algorithm not in ALGORITHMS:
+        raise errors.UnsupportedError(f"{path}: {node!r} is computed by the algorithm {algorithm!r}, unknown here.")
+    if algorithm != "direct" and why_not_winograd:
+        raise errors.PlanError(f"{path}: the plan computes {node!r} by {algorithm!r}: {why_not_winograd}.")
 
 
 def check_projections(bundle: Bundle, needed: Mapping[str, tuple[int, int]], path: str) -> None:
@@ -185,7 +218,7 @@ def _check_ladder(bundle: Bundle, path: str) -> None:
                     f"{path}: level {number} picks variant {choice.variant} of {node!r}; there is none."
                 )
             most = variants[choice.variant].bits
-            if not 1 <= choice.bits <= most:
+            if not min(1, most) <= choice.bits <= most:
                 raise errors.PlanError(
                     f"{path}: level {number} uses {choice.bits} bits of {node!r}, which has 1 to {most}."
                 )

@@ -12,21 +12,18 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from haste_runtime import bundle_errors as errors
+from haste_runtime.attributes import MAX_CONSTANT_RANK
 
 METADATA_KEY = "haste"
 MAX_FILE = 2**31  # bytes; offsets then fit 32 bits with a sign
@@ -36,13 +33,13 @@ MAX_DEPTH = 12  # of arrays and objects in each other
 DTYPES: Mapping[str, Any] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
     "U16": np.dtype("<u2"),
 }
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A tensor as the header describes it; begin and end are counted from the end of the header, in bytes."""
 
     dtype: str
@@ -51,8 +48,7 @@ class Entry:
     end: int
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """An open bundle file whose header has been checked. manifest: the metadata text, not yet looked at."""
 
     path: str
@@ -154,8 +150,10 @@ def _entry(path: str, name: str, value: object) -> Entry:
         raise errors.HeaderSyntaxError(f"{path}: tensor {name!r} has a shape or offsets that are not whole numbers.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise errors.TensorTypeError(f"{path}: tensor {name!r} has type {dtype!r}; a bundle holds {', '.join(DTYPES)}.")
-    if len(shape) > 4:
-        raise errors.TensorShapeError(f"{path}: tensor {name!r} has {len(shape)} dimensions; at most 4 are allowed.")
+    if len(shape) > MAX_CONSTANT_RANK:
+        raise errors.TensorShapeError(
+            f"{path}: tensor {name!r} has {len(shape)} dimensions; at most {MAX_CONSTANT_RANK} are allowed."
+        )
     return Entry(dtype, tuple(shape), *offsets)
 
 
@@ -223,10 +221,13 @@ def parse_json(text: str, path: str, what: str) -> dict[str, Any]:
 
 
 def _deeper_than(value: object, depth: int) -> bool:
-    if not isinstance(value, (dict, list)):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    return depth == 0 or any(_deeper_than(child, depth - 1) for child in children)
+    layer = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(depth):
+        children = (child for each in layer for child in (each.values() if isinstance(each, dict) else each))
+        layer = [child for child in children if isinstance(child, (dict, list))]
+        if not layer:
+            return False
+    return bool(layer)
 
 
 # --- checksums -------------------------------------------------------------------------------------------------------
@@ -259,8 +260,12 @@ def write_container(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[
 
     Raises BundleWriteError, and then leaves a file that was there before as it was.
     """
+    from pathlib import Path  # this and the library are needed for writing alone
+
+    from safetensors.numpy import save
+
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {METADATA_KEY: metadata})
     try:
         with open(temporary, "xb") as file:
@@ -277,7 +282,7 @@ def write_container(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[
             temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: os.PathLike[str]) -> None:
     """Make the rename itself last through a power cut, where the file system can promise that (FAT can't)."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -131,7 +131,7 @@ class ManifestError(BundleFileError):
 
 
 class UnsupportedError(BundleFileError):
-    """The bundle uses an operator or a merge policy that this runtime does not have."""
+    """The bundle uses an operator, a merge policy or an algorithm that this runtime does not have."""
 
     advice = _UPGRADE
 
@@ -177,6 +177,12 @@ class NonFiniteError(BundleFileError):
     advice = (
         "Look for it in the source weights and compile anew; weights too large for half precision need --dtype fp32"
     )
+
+
+class WeightRangeError(BundleFileError):
+    """An 8-bit weight is -128, or the scale of such weights is not positive or too large."""
+
+    advice = _COMPILE
 
 
 class ProjectionError(BundleFileError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 
-FORMAT_VERSION = 2  # what is written
+FORMAT_VERSION = 4  # what is written
 OLDEST_VERSION = 1  # what is still read
-STORAGE = {"fp32": "F32", "fp16": "F16"}  # of weights; all other constants are F32
+STORAGE = {"fp32": "F32", "fp16": "F16", "int8": "I8"}  # of weights; all other constants are F32
+SINCE = {"int8": 3}  # the version that brought a dtype, where it was not the first
 MAX_BITS = 31  # of a code, which is an int32
 MAX_PATCH = 2**16 - 1
 MAX_TEXT = 4096
@@ -31,7 +32,7 @@ MAX_ARENA = 2**40
 class Bundle:
     """A compiled network.
 
-    dtype: how weights are stored, "fp32" or "fp16". arena_bytes: scratch memory that a frame needs.
+    dtype: how weights are stored, "fp32", "fp16" or "int8". arena_bytes: scratch memory that a frame needs.
     projections: by the key in `Variant.projection`, int8 (bits, n * n) of -1, 0, +1. importance: by the key in
     `Variant.importance`, uint16 (C,), how much an error of each channel weighs.
     """
@@ -49,8 +50,7 @@ class Bundle:
     importance: Mapping[str, NDArray[np.uint16]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(NamedTuple):
     """What the manifest says about a tensor of the file."""
 
     dtype: str
@@ -82,6 +82,7 @@ def encode(bundle: Bundle, tensors: Mapping[str, TensorRecord]) -> dict[str, Any
                 {
                     "node": layer.node,
                     "reason": layer.reason,
+                    "algorithm": layer.algorithm,
                     "variants": [asdict(variant) for variant in layer.variants],
                 }
                 for layer in bundle.plan.layers
@@ -188,10 +189,10 @@ class Fields:
             raise self.error(key, "is not an array of finite numbers")
         return tuple(map(float, value))
 
-    def shape(self, key: str) -> tuple[int, ...]:
+    def shape(self, key: str, least: int = 1) -> tuple[int, ...]:
         value = self.array(key)
-        if not all(type(item) is int and 1 <= item < 2**31 for item in value):
-            raise self.error(key, "is not an array of integers from 1 to 2147483647")
+        if not all(type(item) is int and least <= item < 2**31 for item in value):
+            raise self.error(key, f"is not an array of integers from {least} to 2147483647")
         return tuple(value)
 
     def object(self, key: str, keys: str = "") -> Fields:
@@ -230,10 +231,11 @@ def decode(manifest: Mapping[str, Any], path: str) -> tuple[Bundle, dict[str, Te
         "format_version made_by target dtype arena_bytes classes preprocessing graph plan ladder tensors",
     )
     dtype = top.text("dtype")
-    if dtype not in STORAGE:
-        raise top.error("dtype", f"is not one of {', '.join(STORAGE)}")
+    known = [name for name in STORAGE if SINCE.get(name, OLDEST_VERSION) <= version]
+    if dtype not in known:
+        raise top.error("dtype", f"is not one of {', '.join(known)}")
     tensors = {
-        name: TensorRecord(record.text("dtype"), record.shape("shape"), record.text("sha256"))
+        name: TensorRecord(record.text("dtype"), record.shape("shape", 0), record.text("sha256"))
         for name, record in top.object("tensors").members("dtype shape sha256").items()
     }
     bundle = Bundle(
@@ -299,49 +301,59 @@ def _decode_attribute(fields: Fields, key: str) -> int | float | str | tuple[int
 
 
 def _decode_plan(top: Fields, version: int) -> Plan:
-    """Version 1 knew neither budgets nor agreement: what it lacks has the default."""
+    """What an older version lacks has the default: 1 knew neither budgets nor agreement, 2 no algorithms, 3
+    no share of channels above which a layer stays dense."""
     plan = top.object("plan", "objective layers")
-    new = version > 1
-    variant_keys = "patch bits sparsity seed projection policy" + " importance" * new
-    level_keys = "choices flops_reduction flops_reduction_network" + " agreement" * new
+    budgets, algorithms, tests = version > 1, version > 2, version > 3
+    layer_keys = "node reason variants" + " algorithm" * algorithms
+    variant_keys = "patch bits sparsity seed projection policy" + " importance" * budgets + " algorithm" * algorithms
+    variant_keys += " dense_above" * tests
+    level_keys = "choices flops_reduction flops_reduction_network" + " agreement" * budgets
     layers = [
         LayerPlan(
             node=layer.name("node"),
-            variants=tuple(_decode_variant(variant, new) for variant in layer.objects("variants", variant_keys)),
+            variants=tuple(_decode_variant(variant) for variant in layer.objects("variants", variant_keys)),
             reason=layer.text("reason"),
+            algorithm=_decode_algorithm(layer),
         )
-        for layer in plan.objects("layers", "node reason variants")
+        for layer in plan.objects("layers", layer_keys)
     ]
     levels = [
         Level(
-            choices=_decode_choices(level.object("choices"), new),
+            choices=_decode_choices(level.object("choices"), budgets),
             flops_reduction=level.number("flops_reduction"),
             flops_reduction_network=level.number("flops_reduction_network"),
-            agreement=level.number("agreement") if new and level.value["agreement"] is not None else None,
+            agreement=level.number("agreement") if budgets and level.value["agreement"] is not None else None,
         )
         for level in top.objects("ladder", level_keys)
     ]
     return Plan(tuple(layers), tuple(levels), plan.text("objective"))
 
 
-def _decode_variant(fields: Fields, new: bool) -> Variant:
+def _decode_variant(fields: Fields) -> Variant:
     return Variant(
         patch=fields.integer("patch", 1, MAX_PATCH),
-        bits=fields.integer("bits", 1, MAX_BITS),
+        bits=fields.integer("bits", 0, MAX_BITS),
         sparsity=fields.number("sparsity"),
         seed=fields.integer("seed", 0, MAX_SEED),
         projection=fields.name("projection"),
         policy=fields.name("policy"),
-        importance=fields.text("importance") if new else "",
+        importance=fields.text("importance") if "importance" in fields.value else "",
+        algorithm=_decode_algorithm(fields),
+        dense_above=fields.number("dense_above") if "dense_above" in fields.value else 1.0,
     )
 
 
-def _decode_choices(fields: Fields, new: bool) -> dict[str, Choice]:
+def _decode_algorithm(fields: Fields) -> str:
+    return fields.name("algorithm") if "algorithm" in fields.value else "direct"
+
+
+def _decode_choices(fields: Fields, budgets: bool) -> dict[str, Choice]:
     return {
         node: Choice(
             variant=choice.integer("variant", 0, 2**16 - 1),
-            bits=choice.integer("bits", 1, MAX_BITS),
-            budget=choice.number("budget") if new else 0.0,
+            bits=choice.integer("bits", 0, MAX_BITS),
+            budget=choice.number("budget") if budgets else 0.0,
         )
-        for node, choice in fields.members("variant bits" + " budget" * new).items()
+        for node, choice in fields.members("variant bits" + " budget" * budgets).items()
     }

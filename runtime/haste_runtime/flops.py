@@ -25,7 +25,9 @@ class LayerCounts:
 
     patches: how many. kept: groups K_p. merged: channels in groups of two or more. kept_pixels: K_p times the real
     output pixels of the patch's tile. compared, verified: pairs of codes, and of quantised channels, that were compared
-    (policy "budget").
+    (policies with a budget). Of the policy "affine": merged counts the channels that others lead; levelled, those that
+    have a constant; constant_adds, the additions that constants take for each output channel. unseen: patches that were
+    not looked at, since the layer stayed dense (`haste_runtime.plan.Variant.dense_above`); all their channels are kept.
     """
 
     patches: int = 0
@@ -34,6 +36,9 @@ class LayerCounts:
     kept_pixels: int = 0
     compared: int = 0
     verified: int = 0
+    levelled: int = 0
+    constant_adds: int = 0
+    unseen: int = 0
 
     def __add__(self, other: LayerCounts) -> LayerCounts:
         return LayerCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -59,21 +64,55 @@ def merged_flops(
     patch: tile side m. nonzeros: non-zero entries in the ``bits`` rows in use. For several frames give the sum of their
     counts. Two codes are compared by three operations, two quantised channels by a product and five more. Scaled
     policies multiply where the paper's only adds, and find the scales: of a group's sum and its products with the
-    channels, or of the products that were verified.
+    channels, or of the products that were verified. "affine" makes fingerprints of the hash's sums, by five operations
+    an entry, and compares two by a product. "drop" squares and adds up, and compares each channel with its share.
     """
     channels, filters = geometry.channels_in, geometry.channels_out
     taps = geometry.kernel[0] * geometry.kernel[1]
     d = geometry.patch_side(patch) ** 2
-    quantising = counts.patches * 2 * channels * d  # one comparison for the largest |x|, one multiplication by 127 / a
-    hashing = counts.patches * (channels * nonzeros + channels * bits)  # centring costs C per bit
+    patches = counts.patches - counts.unseen
+    quantising = patches * 2 * channels * d  # one comparison for the largest |x|, one multiplication by 127 / a
+    hashing = patches * (channels * nonzeros + channels * bits)  # centring costs C per bit
     deciding = {
         "mean": 0,
         "scaled": counts.merged * (d + 2 * d + 2 * d + 2),
-        "budget": counts.patches * channels * (2 * d + 3) + counts.compared * 3 + counts.verified * (2 * d + 5),
+        "budget": patches * channels * (2 * d + 3) + counts.compared * 3 + counts.verified * (2 * d + 5),
+        "affine": patches * channels * (2 * d + 5 * bits + 20)
+        + counts.compared * (2 * bits + 1)
+        + counts.verified * (2 * d + 25),
+        "drop": patches * channels * (2 * d + 2),
     }[policy]
     multiplied = 1 if policy == "mean" else 2
-    merging = multiplied * counts.merged * (d + filters * taps)
+    merging = multiplied * counts.merged * ((0 if policy == "affine" else d) + filters * taps)
+    merging += filters * (2 * counts.levelled * taps + counts.constant_adds)
     return quantising + hashing + deciding + merging + 2 * filters * taps * counts.kept_pixels
+
+
+def constant_adds(geometry: ConvGeometry, size: tuple[int, int], patch: int) -> NDArray[np.int64]:
+    """int64 (P,), for a map of ``size`` (H, W): additions for each output channel that the constants of a patch take.
+
+    One filter's taps are added up once for all pixels that see only the map, and for every other pixel those of its
+    taps that do; and there is one addition to each output.
+    """
+    rows, columns = (_taps_inside(geometry, size, axis) for axis in (0, 1))
+    every, adds = geometry.kernel[0] * geometry.kernel[1], []
+    for tile in geometry.tiles(patch):
+        top, left = tile.ty * patch, tile.tx * patch
+        seen = np.outer(rows[top : top + tile.height], columns[left : left + tile.width])
+        adds.append(every + seen.size + int(seen[seen < every].sum()))
+    return np.array(adds, np.int64)
+
+
+def _taps_inside(geometry: ConvGeometry, size: tuple[int, int], axis: int) -> NDArray[np.int64]:
+    """For each output row (axis 0) or column, how many taps of the kernel lie inside the map."""
+    first = np.arange(geometry.out[axis])[:, None] * geometry.stride[axis] - geometry.padding[axis]
+    place = first + np.arange(geometry.kernel[axis]) * geometry.dilation[axis]
+    return ((place >= 0) & (place < size[axis])).sum(axis=1)
+
+
+def nonzeros_of_rows(projection: NDArray[np.int8]) -> NDArray[np.int64]:
+    """(L + 1,): the non-zero entries of no row, of the first, of the first two and so on of a projection (L, d)."""
+    return np.concatenate([[0], np.count_nonzero(projection, axis=1).cumsum()])
 
 
 def reduction(executed: int, dense: int) -> float:
@@ -127,16 +166,14 @@ class NetworkFlops:
             if node.op == "linear":
                 self.dense[node.name] = linear_flops(shapes[node.inputs[0]][0], shapes[node.name][0])
         self._variants = {layer.node: layer.variants for layer in plan.layers if layer.variants}
-        # nonzeros[key][b - 1]: entries in the first b rows, since fewer bits are a prefix of the matrix.
-        self._nonzeros: dict[str, NDArray[Any]] = {
-            key: np.count_nonzero(matrix, axis=1).cumsum() for key, matrix in projections.items()
-        }
+        # nonzeros[key][b]: entries in the first b rows, since fewer bits are a prefix of the matrix.
+        self._nonzeros: dict[str, NDArray[Any]] = {key: nonzeros_of_rows(matrix) for key, matrix in projections.items()}
 
     def layer(self, node: str, level: int, counts: LayerCounts) -> int:
         """Executed FLOPs of a layer that is merged at this level."""
         choice = self.plan.levels[level].choices[node]
         variant = self._variants[node][choice.variant]
-        nonzeros = int(self._nonzeros[variant.projection][choice.bits - 1])
+        nonzeros = int(self._nonzeros[variant.projection][choice.bits])
         return merged_flops(self.geometries[node], variant.patch, nonzeros, choice.bits, counts, variant.policy)
 
     def totals(self, level: int, counts: Mapping[str, LayerCounts]) -> Totals:

@@ -80,6 +80,11 @@ class ConvGeometry:
         """How many tiles there are, (rows, columns)."""
         return -(-self.out[0] // m), -(-self.out[1] // m)
 
+    def middle(self, m: int) -> int:
+        """The number of the tile in the middle, the one that is looked at first (`haste_runtime.plan.Variant`)."""
+        rows, columns = self.grid(m)
+        return rows // 2 * columns + columns // 2
+
     def tiles(self, m: int) -> list[Tile]:
         """All tiles, row by row. Tile (ty, tx) begins at output pixel (ty * m, tx * m).
 

@@ -1,4 +1,4 @@
-"""The network as the bundle holds it and the runtime runs it: frozen dataclasses over named float32 tensors.
+"""The network as the bundle holds it and the runtime runs it: frozen dataclasses over named tensors.
 
 Shapes are per frame, without the batch: ``(C, H, W)`` for maps, ``(F,)`` for vectors. A node has one output, named like
 the node. What each operator means, its attributes and its output shape are in `haste_runtime.operators`.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
-Constant = NDArray[Any]  # float32 or float16, C-contiguous
+Constant = NDArray[Any]  # float32, float16 or int8, C-contiguous; `haste_runtime.weights` tells what they mean
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Node:
     op: a key of `haste_runtime.operators.OPERATORS`.
     inputs: names of graph inputs or earlier nodes.
     attributes: numbers, strings or tuples of integers, as the operator's entry demands; all are present.
-    constants: role ("weight", "bias", "scale", "shift") -> key in `Graph.constants`.
+    constants: role ("weight", "weight_scale", "bias", "scale", "shift") -> key in `Graph.constants`.
     """
 
     name: str
@@ -74,4 +74,6 @@ class Graph:
         return None if key is None else self.constants[key]
 
     def parameters(self) -> int:
-        return int(sum(np.size(c) for c in self.constants.values()))
+        """How many numbers the constants hold; scales of stored weights are not counted."""
+        scales = {node.constants.get("weight_scale") for node in self.nodes}
+        return int(sum(np.size(constant) for key, constant in self.constants.items() if key not in scales))

@@ -6,10 +6,15 @@ One rule a *policy*, and the definition that every backend reproduces channel by
 - ``scaled``: the same groups, but dead channels are dropped, and each channel has its own scale.
 - ``budget``: a channel joins the first channel of a group whose code is nearly its own, if what it would lose thereby
   is within its share of an error budget; a channel whose whole energy is within that share is dropped.
+- ``affine``: like ``budget``, but with a constant besides the scale, and with a leader's own plane for all of its group
+  (`haste_runtime.affine`).
+- ``drop``: channels are dropped or stay; none joins another, so nothing is hashed or compared. For layers that wait for
+  their weights: a channel that joins needs its filters read, one that is dropped does not.
 
-A group is named after its first channel, the *leader*. Channel c becomes ``scale[c]`` times the group's plane, and the
-scales go into the merged filters (`haste_runtime.merge`). Decisions are made on the quantised patch in integers; where
-these are divided, each operation is one IEEE double, so any machine decides alike.
+A group is named after its first channel, the *leader* (for ``affine``, the first that was looked at). Channel c becomes
+``scale[c]`` times the group's plane, and the scales go into the merged filters (`haste_runtime.merge`). Decisions are
+made on the quantised patch in integers; where these are divided, each operation is one IEEE double, so any machine
+decides alike.
 """
 
 from __future__ import annotations
@@ -28,13 +33,26 @@ CANDIDATES = 2  # how many leaders are looked at closely: those with the nearest
 class Grouping(NamedTuple):
     """One patch. leaders: int32 (C,), the first channel of each channel's group, or `DROPPED`. scales: float32 (C,).
 
-    compared, verified: how often two codes, and how often two quantised channels were compared.
+    compared, verified: how often two codes, and how often two quantised channels were compared. offsets: float32 (C,),
+    the constants of the policy "affine", in steps of the quantised patch; None for other policies.
     """
 
     leaders: NDArray[np.int32]
     scales: NDArray[np.float32]
     compared: int = 0
     verified: int = 0
+    offsets: NDArray[np.float32] | None = None
+
+    @property
+    def kept(self) -> int:
+        """K_p, how many channels lead a group, themselves alone at least."""
+        return int(np.count_nonzero(self.leaders == np.arange(len(self.leaders))))
+
+
+def none_merged(channels: int, policy: str) -> Grouping:
+    """Of a patch whose channels all stay as they are."""
+    offsets = np.zeros(channels, np.float32) if policy == "affine" else None
+    return Grouping(np.arange(channels, dtype=np.int32), np.ones(channels, np.float32), offsets=offsets)
 
 
 def by_mean(codes: NDArray[np.int32]) -> Grouping:
@@ -84,9 +102,7 @@ def within_budget(
     """
     channels = len(q)
     whole = q.astype(np.int64)
-    energy = (whole * whole).sum(axis=1)
-    weighted = importance.astype(np.int64) * energy
-    share = float(weighted.sum()) * budget / channels
+    energy, weighted, share = _share_of_budget(whole, importance, budget)
     price = share / tile_pixels
     leaders, scales = np.full(channels, DROPPED, np.int32), np.ones(channels, np.float32)
     found: list[int] = []  # the leaders so far
@@ -110,6 +126,23 @@ def within_budget(
             leaders[c] = c
             found.append(c)
     return Grouping(leaders, scales, compared, verified)
+
+
+def by_energy(q: NDArray[np.int8], importance: NDArray[np.uint16], budget: float) -> Grouping:
+    """Channels are dropped whose weighted energy w_c <q_c, q_c> is within their share of the budget, T * budget / C, as
+    `within_budget` has it; the others stay alone."""
+    _, weighted, share = _share_of_budget(q.astype(np.int64), importance, budget)
+    leaders = np.where(weighted <= share, DROPPED, np.arange(len(q)))
+    return Grouping(leaders.astype(np.int32), np.ones(len(q), np.float32))
+
+
+def _share_of_budget(
+    whole: NDArray[np.int64], importance: NDArray[np.uint16], budget: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
+    """Each channel's energy <q_c, q_c>, the same weighted, and what each may lose: T * budget / C."""
+    energy = (whole * whole).sum(axis=1)
+    weighted = importance.astype(np.int64) * energy
+    return energy, weighted, float(weighted.sum()) * budget / len(whole)
 
 
 def _nearest(codes: NDArray[np.int32], channel: int, found: list[int]) -> list[int]:

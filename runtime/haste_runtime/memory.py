@@ -8,27 +8,33 @@ Sizes and offsets count float32 elements.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from haste_runtime.affine import MOST_ORDER
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape
 from haste_runtime.kernels.lanes import blocks
-from haste_runtime.kernels.layout import ROWS
+from haste_runtime.kernels.layout import ENTRIES, ROWS, TOGETHER
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import Plan, Variant
+from haste_runtime.plan import LayerPlan, Plan, Variant
+from haste_runtime.winograd import TILE_SIDES, algorithm_of
 
 ALIGNMENT = 16  # floats: a cache line, and the widest vector
 SLACK = 64  # floats behind the last map: vector loads may run past a map's end
 STRIP_FLOATS = 48 * 1024  # of input that one pass of dense convolution keeps in the second-level cache
+DEEP_FLOATS = 128 * 1024  # weights from here on are too many for a second-level cache
+DEEP_PIXELS = 16  # an output so small that its sums stay in the first-level cache
+DEEP_TAPS = 4  # a filter must be worth loading and storing the sums
+VALUE_FLOATS = 64 * 1024  # of transformed input that one pass of Winograd's algorithm keeps in that cache
 
 
 def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-@dataclass(frozen=True)
-class Map:
+class Map(NamedTuple):
     """One value's place: ``offset`` of its first real element; a row is ``row`` floats, a pixel ``channels``."""
 
     offset: int
@@ -51,19 +57,19 @@ class Map:
         return self.offset - self.border * (self.row + self.channels)
 
 
-@dataclass(frozen=True)
-class DenseScratch:
-    """Scratch of any convolution: one tile for blocks with missing channels, and three lists of pixel offsets."""
+class DenseScratch(NamedTuple):
+    """Scratch of any convolution: one tile for blocks with missing channels, four lists of pixel offsets, and for
+    deep ones the sums of the whole output."""
 
     strip: int  # pixels per pass
     room: int  # pixels each list has room for
     spill: int
     pixels: int
+    totals: int
     size: int
 
 
-@dataclass(frozen=True)
-class MergeScratch:
+class MergeScratch(NamedTuple):
     """Scratch of a merged convolution, behind its `DenseScratch`; the names are the columns of `kernels.layout`."""
 
     plane: int  # floats
@@ -72,9 +78,52 @@ class MergeScratch:
     size: int
 
 
+class WinogradScratch(NamedTuple):
+    """Scratch of Winograd's algorithm for some tiles at a time; offsets are relative to where it begins.
+
+    values_step, from one position to the next, is no multiple of a page, or all positions of a tile would compete for
+    the same few lines of the first-level cache.
+    """
+
+    tiles: int
+    values_step: int
+    sums: int
+    lines: int
+    lists: int
+    size: int
+
+    def columns(self, start: int) -> tuple[int, ...]:
+        """The columns from ROOM_TILES on (`kernels.layout`) where this scratch begins at ``start``."""
+        return self.tiles, start, self.values_step, start + self.sums, start + self.lines, start + self.lists
+
+
 def as_map(shape: Shape) -> tuple[int, int, int]:
-    """(channels, height, width) of a map or a vector."""
-    return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
+    """(channels, height, width) of where a value of any rank lies.
+
+    A vector's elements are the channels of one pixel; the last axis of all others is the width, the one before it, from
+    three axes on, the height; all before them together are the channels. The order of the numbers stays.
+    """
+    if len(shape) < 3:
+        return shape[0], 1, shape[1] if len(shape) == 2 else 1
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def strides(shape: Shape, place: Map) -> tuple[int, ...]:
+    """Floats from one element to the next along each axis of a value that lies there."""
+    if len(shape) < 3:
+        return (1, place.channels)[: len(shape)]
+    return (*(math.prod(shape[i:-2]) for i in range(1, len(shape) - 1)), place.row, place.channels)
+
+
+def operation_scratch(node: Node, shapes: Mapping[str, Shape], lanes: int) -> int:
+    """Scratch of operators without weights: vectors that are not filled go by way of it. "lrn": a pixel's squares."""
+    if node.op == "lrn":
+        return lrn_room(shapes[node.inputs[0]], node.attributes["size"], lanes) + SLACK
+    return SLACK
+
+
+def lrn_room(shape: Shape, size: int, lanes: int) -> int:
+    return aligned(shape[0] + size + 2 * lanes)
 
 
 def borders(graph: Graph) -> dict[str, int]:
@@ -129,33 +178,67 @@ def conv_geometry(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Conv
     return ConvGeometry.from_node(node, shapes[node.inputs[0]], weight.shape)
 
 
+def is_deep(geometry: ConvGeometry) -> bool:
+    """Whether a convolution has a small map and so many weights that it waits for them: `kernels.deep_conv`."""
+    taps, (height, width) = geometry.kernel[0] * geometry.kernel[1], geometry.out
+    weights = geometry.channels_in * geometry.channels_out * taps
+    small = 1 < height * width <= DEEP_PIXELS
+    return geometry.groups == 1 and small and taps >= DEEP_TAPS and weights >= DEEP_FLOATS
+
+
 def dense_scratch(geometry: ConvGeometry, row: int, patches: tuple[int, ...], lanes: int) -> DenseScratch:
     """row: floats per input row. patches: the patch sides that the layer may merge with."""
     height, width = geometry.out
     rows = max(1, STRIP_FLOATS // (row * geometry.stride[0]))
     strip = min(rows, height) * width
     room = aligned(max([strip, *(m * m for m in patches)]) + ROWS)
-    vectors, _ = blocks(lanes, geometry.channels_out // geometry.groups)
+    vectors, count = blocks(lanes, geometry.channels_out // geometry.groups)
     spill = aligned(ROWS * vectors * lanes + ROWS)
-    return DenseScratch(strip, room, 0, spill, spill + 3 * room)
+    totals = spill + 4 * room
+    sums = aligned(height * width * (count * vectors * lanes + 2)) if is_deep(geometry) else 0  # and ranges of taps
+    return DenseScratch(strip, room, 0, spill, totals, totals + sums)
+
+
+def winograd_scratch(geometry: ConvGeometry, algorithm: str, patch: int | None, lanes: int) -> WinogradScratch:
+    """patch: tile side m of a merged layer, which transforms a patch at a time; None for a dense one, which transforms
+    as many tiles as stay in the cache, or so many that reading their inputs takes longer than reading the filters."""
+    side, channels = TILE_SIDES[algorithm], geometry.channels_in
+    positions, padded = (side + 2) ** 2, -(-channels // lanes) * lanes
+    vectors, _ = blocks(lanes, geometry.channels_out)
+    height, width = geometry.out if patch is None else (min(patch, n) for n in geometry.out)
+    tiles = -(-height // side) * -(-width // side)
+    if patch is None:
+        tiles = min(tiles, max(3, VALUE_FLOATS // (positions * padded * ROWS)) * ROWS)
+        step, spare, listed = tiles * padded, 2, channels
+    else:  # planes of groups, too; tiles lie side by side, for which W of them are transposed at a time
+        step, spare, listed = (padded + channels // 2) * -(-tiles // lanes) * lanes, 2 + lanes, 0
+    step = aligned(step) + ALIGNMENT
+    sums = positions * step
+    lines = sums + aligned(positions * tiles * vectors * lanes)
+    lists = lines + aligned((positions * spare + vectors) * lanes)
+    return WinogradScratch(tiles, step, sums, lines, lists, lists + aligned(2 * tiles + listed) + SLACK)
 
 
 def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> MergeScratch:
     """Offsets are relative to the layer's scratch, where its `DenseScratch` comes first."""
     channels, taps = geometry.channels_in, geometry.kernel[0] * geometry.kernel[1]
-    vectors, _ = blocks(lanes, geometry.channels_out)
+    vectors, count = blocks(lanes, geometry.channels_out)
     side = geometry.patch_side(variant.patch)
     area, lane_block = side * side, 2 * lanes
-    padded, span = (-(-n // lane_block) * lane_block for n in (channels, area))
     plane = -(-area // lanes) * lanes
+    padded, span = (-(-n // lane_block) * lane_block for n in (channels, area))
+    if algorithm_of(variant) != "direct":  # `winograd_scratch` has the planes
+        planes, filters = 0, channels // 2 * TOGETHER
+    else:
+        planes, filters = channels // 2 * plane, (ENTRIES * count if is_deep(geometry) else channels // 2) * taps
     table = 1
     while table < 2 * channels:
         table *= 2
     sizes = {
-        "PLANES": (channels + channels // 2) * plane,
-        "FILTERS": channels // 2 * taps * vectors * lanes,
+        "PLANES": planes,
+        "FILTERS": filters * vectors * lanes,
         "QUANTISED": padded * span // 2,  # int16
-        "SUMS": variant.bits * padded,  # from here on int32
+        "SUMS": max(variant.bits, 1) * padded,  # from here on int32
         "CODES": channels,
         "TABLE": table,
         "LEADERS": channels,
@@ -163,17 +246,30 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
         "START": channels // 2 + 2,
         "MEMBERS": channels,
         "INPUTS": channels,
-        "WEIGHTS": channels,
+        "WEIGHTS": channels + ENTRIES,  # asked for ahead
         "MERGED_TAPS": taps,
         "SCALES": channels,
     }
-    if variant.policy != "mean":
+    block = vectors * lanes
+    if variant.policy not in ("mean", "drop"):
         sizes["SPREAD"] = padded * span // 2  # int16
     if variant.policy == "scaled":
         sizes |= {"TOTAL": span // 2, "PRODUCTS": 2 * channels}  # int16, int64
     if variant.policy == "budget":
         sizes |= {"ENERGIES": 2 * channels, "FOUND": channels, "FOUND_CODES": padded}  # float64, int32, int32
+    if variant.policy == "budget" or algorithm_of(variant) != "direct":
         sizes["SHARES"] = channels
+    if variant.policy == "drop":
+        sizes["ENERGIES"] = 2 * channels
+    if variant.policy == "affine":
+        doubles = {"ENERGIES": channels, "MASSES": channels, "INSIDE": variant.bits + 1}
+        sizes |= {name: 2 * count for name, count in doubles.items()}
+        sizes |= {"PRINTS": variant.bits * channels, "FOUND_PRINTS": variant.bits * padded}
+        sizes |= dict.fromkeys(("FOUND", "ORDER"), channels) | {"COUNTS": MOST_ORDER + 2}
+        sizes |= {"LEVELLED": channels + 2, "OFFSETS": padded, "STEP": 1}
+        sizes |= {"CONSTANT": (count if is_deep(geometry) else 1) * taps * block, "EVERY": block}
+        sizes["ADDENDS"] = variant.patch**2 * block
+        sizes["ADDEND_PLACES"] = variant.patch**2 + ROWS
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end
@@ -181,26 +277,33 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
     return MergeScratch(plane, span, offsets, end + SLACK)
 
 
-def layer_scratch(
-    geometry: ConvGeometry, row: int, variants: tuple[Variant, ...], lanes: int
-) -> tuple[DenseScratch, int]:
-    """A layer's dense scratch, and the size of all its scratch at any level."""
+def layer_scratch(geometry: ConvGeometry, row: int, plan: LayerPlan | None, lanes: int) -> tuple[DenseScratch, int]:
+    """A layer's dense scratch, and the size of all its scratch at any level. row: floats per input row."""
+    variants, algorithm = (plan.variants, plan.algorithm) if plan else ((), "direct")
     dense = dense_scratch(geometry, row, tuple(v.patch for v in variants), lanes)
-    merged = max((merge_scratch(geometry, v, lanes).size for v in variants), default=0)
-    return dense, dense.size + merged
+    sizes = [0]
+    if algorithm != "direct":
+        sizes.append(winograd_scratch(geometry, algorithm, None, lanes).size)
+    for variant in variants:
+        sizes.append(merge_scratch(geometry, variant, lanes).size)
+        if algorithm_of(variant) != "direct":
+            sizes[-1] += winograd_scratch(geometry, algorithm_of(variant), variant.patch, lanes).size
+    return dense, dense.size + max(sizes)
 
 
 def arena_floats(graph: Graph, plan: Plan, lanes: int) -> tuple[int, int]:
     """(floats of all maps, floats of scratch)."""
     shapes = check_graph(graph)
     maps, map_floats = place_maps(graph, shapes)
-    variants = {layer.node: layer.variants for layer in plan.layers}
+    plans = {layer.node: layer for layer in plan.layers}
     scratch = SLACK
     for node in graph.nodes:
         if node.op in ("conv", "linear"):
             geometry = conv_geometry(graph, node, shapes)
             row = maps[node.inputs[0]].row
-            scratch = max(scratch, layer_scratch(geometry, row, variants.get(node.name, ()), lanes)[1])
+            scratch = max(scratch, layer_scratch(geometry, row, plans.get(node.name), lanes)[1])
+        else:
+            scratch = max(scratch, operation_scratch(node, shapes, lanes))
     return map_floats, scratch
 
 

@@ -1,40 +1,53 @@
 """The operator table: for each operator its attributes, constants, number of inputs and output shape.
 
-To add an operator: write its shape function, add one entry to `OPERATORS`, and give each backend a kernel for it.
-Shapes are per frame, without the batch: ``(C, H, W)`` for maps, ``(F,)`` for vectors.
+To add an operator: write its shape rule (`haste_runtime.shape_rules`), add one entry to `OPERATORS`, and give each
+backend a kernel for it. Shapes are per frame, without the batch: ``(C, H, W)`` for maps, ``(F,)`` for vectors, and up
+to `MAX_RANK` axes for what lies between reshapes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
+from haste_runtime import shape_rules as rules
+from haste_runtime.attributes import (
+    ACTIVATION,
+    AXES,
+    AXIS,
+    BINARY,
+    FLOAT,
+    MAX_ELEMENTS,
+    MAX_INPUT_RANK,
+    MAX_RANK,
+    NUMBER,
+    PADDING,
+    PADS,
+    PERMUTATION,
+    POSITIVE,
+    SHAPE,
+    SIZE,
+    STARTS,
+    STEPS,
+    STOPS,
+    UNARY,
+    WINDOW,
+    Attribute,
+    integer,
+    is_int,
+    one_of,
+)
 from haste_runtime.errors import GraphError
-from haste_runtime.geometry import output_size
 from haste_runtime.graph import Constant, Graph, Node, Shape
-
-ACTIVATIONS = ("none", "relu", "relu6")
-MAX_ELEMENTS = 2**31 - 1  # of one value: kernels index with 32 bits
-MAX_STEP = 2**16 - 1  # of kernels' sides, strides, dilations and paddings
-
-Constants = Mapping[str, Constant]  # by role
-ShapeFunction = Callable[[Node, Sequence[Shape], Constants], Shape]
+from haste_runtime.resampling import PAD_MODES
+from haste_runtime.shape_rules import Constants, ShapeRule, fail
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """What an attribute may be: in words, for the error message, and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-@dataclass(frozen=True)
-class Operator:
+class Operator(NamedTuple):
     """One operator: what a node that uses it must look like, and what shape it gives.
 
     arity: fewest and most inputs. roles: of its constants, and whether each is needed. shape: raises GraphError.
@@ -42,173 +55,8 @@ class Operator:
 
     arity: tuple[int, int]
     attributes: Mapping[str, Attribute]
-    shape: ShapeFunction
-    roles: Mapping[str, bool] = field(default_factory=dict)
-
-
-# --- kinds of attributes ---------------------------------------------------------------------------------------------
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _integer(least: int) -> Attribute:
-    return Attribute(f"an integer >= {least}", lambda v: _is_int(v) and v >= least)
-
-
-def _integers(counts: tuple[int, ...], least: int, most: int) -> Attribute:
-    words = f"a tuple of {' or '.join(map(str, counts))} integers from {least} to {most}"
-    return Attribute(
-        words,
-        lambda v: isinstance(v, tuple) and len(v) in counts and all(_is_int(i) and least <= i <= most for i in v),
-    )
-
-
-def _one_of(*values: str | int) -> Attribute:
-    return Attribute(
-        "one of " + ", ".join(map(repr, values)),
-        lambda v: (isinstance(v, str) or _is_int(v)) and v in values,
-    )
-
-
-_NUMBER = Attribute("a finite number", lambda v: (_is_int(v) or isinstance(v, float)) and math.isfinite(v))
-_ACTIVATION = {"activation": _one_of(*ACTIVATIONS)}
-_STEPS = _integers((2,), 1, MAX_STEP)  # y, x
-_PADDING = _integers((4,), 0, MAX_STEP)  # top, left, bottom, right
-_STARTS = _integers((1, 3), 0, MAX_ELEMENTS)  # one per axis
-_STOPS = _integers((1, 3), 1, MAX_ELEMENTS)
-_SIZE = _integers((2,), 1, MAX_ELEMENTS)  # height, width
-_WINDOW = {"kernel": _STEPS, "stride": _STEPS, "padding": _PADDING}
-
-
-# --- shape functions -------------------------------------------------------------------------------------------------
-
-
-def _fail(node: Node, why: str) -> GraphError:
-    return GraphError(f"Node {node.name!r} ({node.op}): {why}.")
-
-
-def _need_map(node: Node, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise _fail(node, f"needs a map (C, H, W), not {shape}")
-    return shape[0], shape[1], shape[2]
-
-
-def _need_constant(node: Node, constants: Constants, role: str, shape: Shape) -> None:
-    if role in constants and constants[role].shape != shape:
-        raise _fail(node, f"its {role} has shape {constants[role].shape} where {shape} is needed")
-
-
-def _windows(
-    node: Node, size: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, ...], dilation: tuple[int, int]
-) -> tuple[int, int]:
-    """Output height and width of a sliding window, rounding down."""
-    top, left, bottom, right = padding
-    room = (size[0] + top + bottom, size[1] + left + right)
-    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-    if reach[0] > room[0] or reach[1] > room[1]:
-        raise _fail(node, f"its window of {reach[0]}x{reach[1]} does not fit the padded map of {room[0]}x{room[1]}")
-    stride = node.attributes["stride"]
-    height, width = (output_size(*axis) for axis in zip(room, kernel, stride, dilation, strict=True))
-    return height, width
-
-
-def _conv(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    channels, height, width = _need_map(node, shapes[0])
-    weight, groups = constants["weight"], node.attributes["groups"]
-    if weight.ndim != 4:
-        raise _fail(node, f"its weight has shape {weight.shape} where (O, C/groups, Kh, Kw) is needed")
-    out = weight.shape[0]
-    if channels % groups or out % groups:
-        raise _fail(node, f"its {groups} groups do not divide {channels} input and {out} output channels")
-    _need_constant(node, constants, "weight", (out, channels // groups, *weight.shape[2:]))
-    _need_constant(node, constants, "bias", (out,))
-    kernel = (weight.shape[2], weight.shape[3])
-    size = _windows(node, (height, width), kernel, node.attributes["padding"], node.attributes["dilation"])
-    shape = (out, *size)
-    if len(shapes) == 2 and shapes[1] != shape:
-        raise _fail(node, f"its residual has shape {shapes[1]} where {shape} is needed")
-    return shape
-
-
-def _linear(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    weight = constants["weight"]
-    if len(shapes[0]) != 1:
-        raise _fail(node, f"needs a vector (F,), not {shapes[0]}")
-    if weight.ndim != 2:
-        raise _fail(node, f"its weight has shape {weight.shape} where (O, F) is needed")
-    _need_constant(node, constants, "weight", (weight.shape[0], shapes[0][0]))
-    _need_constant(node, constants, "bias", (weight.shape[0],))
-    return (weight.shape[0],)
-
-
-def _scale(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    for role in ("scale", "shift"):
-        _need_constant(node, constants, role, shapes[0][:1])
-    return shapes[0]
-
-
-def _same(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    if any(shape != shapes[0] for shape in shapes):
-        raise _fail(node, f"its inputs differ in shape: {', '.join(map(str, shapes))}")
-    return shapes[0]
-
-
-def _pool(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    channels, height, width = _need_map(node, shapes[0])
-    kernel, padding = node.attributes["kernel"], node.attributes["padding"]
-    dilation = node.attributes.get("dilation", (1, 1))
-    size = _windows(node, (height, width), kernel, padding, dilation)
-    for axis, extent in enumerate((height, width)):
-        step, taps, gap = node.attributes["stride"][axis], kernel[axis], dilation[axis]
-        # The first and the last window are the furthest out; only gaps wider than the map can hide it from others.
-        count = size[axis]
-        for window in range(count) if gap > extent else (0, count - 1):
-            start = window * step - padding[axis]
-            first = max(0, -(start // gap))  # the first tap that is not above or left of the map
-            if first >= taps or start + first * gap >= extent:
-                raise _fail(node, "its padding is so wide that a window sees no pixel of the map")
-    return (channels, *size)
-
-
-def _adaptive_pool(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    channels, _, _ = _need_map(node, shapes[0])
-    return (channels, *node.attributes["size"])
-
-
-def _mean(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    channels, _, _ = _need_map(node, shapes[0])
-    return (channels, 1, 1) if node.attributes["keepdim"] else (channels,)
-
-
-def _flatten(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    return (math.prod(shapes[0]),)
-
-
-def _concat(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    axis, first = node.attributes["axis"], shapes[0]
-    if axis >= len(first):
-        raise _fail(node, f"axis {axis} does not exist in shape {first}")
-    for shape in shapes:
-        if len(shape) != len(first) or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
-            raise _fail(node, f"its inputs do not fit beside each other along axis {axis}: {first} and {shape}")
-    return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
-
-
-def _pad(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    shape, pads = _need_map(node, shapes[0]), node.attributes["pads"]
-    return tuple(pads[2 * i] + extent + pads[2 * i + 1] for i, extent in enumerate(shape))
-
-
-def _slice(node: Node, shapes: Sequence[Shape], constants: Constants) -> Shape:
-    starts, stops, steps = (node.attributes[key] for key in ("starts", "stops", "steps"))
-    if not len(starts) == len(stops) == len(steps) == len(shapes[0]):
-        raise _fail(node, f"starts, stops and steps need one number per axis of {shapes[0]}")
-    for start, stop, extent in zip(starts, stops, shapes[0], strict=True):
-        if not start < stop <= extent:
-            raise _fail(node, f"start {start} to stop {stop} is empty or leaves the axis of length {extent}")
-    return tuple(-(-(b - a) // step) for a, b, step in zip(starts, stops, steps, strict=True))
+    shape: ShapeRule
+    roles: Mapping[str, bool] = MappingProxyType({})
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -220,28 +68,51 @@ OPERATORS: Mapping[str, Operator] = {
     "conv": Operator(
         (1, 2),
         {
-            "stride": _STEPS,
-            "padding": _PADDING,
-            "dilation": _STEPS,
-            "groups": _integer(1),
-            **_ACTIVATION,
+            "stride": STEPS,
+            "padding": PADDING,
+            "dilation": STEPS,
+            "groups": integer(1),
+            **ACTIVATION,
         },
-        _conv,
-        {"weight": True, "bias": False},
+        rules.conv,
+        {"weight": True, "weight_scale": False, "bias": False},
     ),
-    "linear": Operator((1, 1), _ACTIVATION, _linear, {"weight": True, "bias": False}),
-    "scale": Operator((1, 1), _ACTIVATION, _scale, {"scale": True, "shift": True}),  # per channel
-    "add": Operator((2, 2), _ACTIVATION, _same),
-    "activation": Operator((1, 1), _ACTIVATION, _same),
-    "max_pool": Operator((1, 1), {**_WINDOW, "dilation": _STEPS}, _pool),  # padding counts as -infinity
-    "avg_pool": Operator((1, 1), {**_WINDOW, "count_include_pad": _one_of(0, 1)}, _pool),
-    "adaptive_avg_pool": Operator((1, 1), {"size": _SIZE}, _adaptive_pool),
-    "adaptive_max_pool": Operator((1, 1), {"size": _SIZE}, _adaptive_pool),
-    "mean": Operator((1, 1), {"keepdim": _one_of(0, 1)}, _mean),  # over height and width
-    "flatten": Operator((1, 1), {"order": _one_of("CHW", "HWC")}, _flatten),
-    "concat": Operator((2, _MANY), {"axis": _one_of(0, 1, 2)}, _concat),
-    "pad": Operator((1, 1), {"pads": _integers((6,), 0, MAX_STEP), "value": _NUMBER}, _pad),  # before, after of C, H, W
-    "slice": Operator((1, 1), {"starts": _STARTS, "stops": _STOPS, "steps": _STOPS}, _slice),
+    "linear": Operator((1, 1), ACTIVATION, rules.linear, {"weight": True, "weight_scale": False, "bias": False}),
+    "scale": Operator((1, 1), ACTIVATION, rules.scale, {"scale": True, "shift": True}),  # per channel
+    "add": Operator((2, 2), ACTIVATION, rules.same),
+    "activation": Operator((1, 1), ACTIVATION, rules.same),
+    "unary": Operator((1, 1), {"function": one_of(*UNARY), "alpha": FLOAT, "beta": FLOAT}, rules.same),
+    "prelu": Operator((1, 1), {}, rules.prelu, {"slope": True}),  # where negative, times a slope for each channel
+    # activation(function(a, b)); a or b is repeated along axes of length 1, and b may be a constant
+    "binary": Operator((1, 2), {"function": one_of(*BINARY), **ACTIVATION}, rules.binary, {"other": False}),
+    "max_pool": Operator((1, 1), {**WINDOW, "dilation": STEPS}, rules.pool),  # padding counts as -infinity
+    "avg_pool": Operator((1, 1), {**WINDOW, "count_include_pad": one_of(0, 1)}, rules.pool),
+    "adaptive_avg_pool": Operator((1, 1), {"size": SIZE}, rules.adaptive_pool),
+    "adaptive_max_pool": Operator((1, 1), {"size": SIZE}, rules.adaptive_pool),
+    "mean": Operator((1, 1), {"keepdim": one_of(0, 1)}, rules.mean),  # over height and width
+    "flatten": Operator((1, 1), {"order": one_of("CHW", "HWC")}, rules.flatten),
+    "concat": Operator((2, _MANY), {"axis": AXIS}, rules.concat),
+    "pad": Operator((1, 1), {"pads": PADS, "value": NUMBER}, rules.pad),  # before, after of C, H, W
+    "slice": Operator((1, 1), {"starts": STARTS, "stops": STOPS, "steps": STOPS}, rules.slice),
+    "reshape": Operator((1, 1), {"shape": SHAPE}, rules.reshape),  # the order of the numbers stays
+    # axes split into factors, these in another order, and joined again: transposing, shuffling channels and pixels
+    "rearrange": Operator((1, 1), {"split": SHAPE, "axes": PERMUTATION, "shape": SHAPE}, rules.rearrange),
+    "extend": Operator((1, 1), {"pads": PADDING, "mode": one_of(*PAD_MODES)}, rules.extend),
+    "resize": Operator(
+        (1, 1),
+        {
+            "size": SIZE,
+            "mode": one_of("nearest", "linear", "cubic"),
+            "step_y": POSITIVE,
+            "step_x": POSITIVE,
+            "coordinates": one_of("half_pixel", "asymmetric"),
+            "rounding": one_of("floor", "ceil", "half_down", "half_up"),  # of "nearest"
+        },
+        rules.resize,
+    ),
+    "reduce": Operator((1, 1), {"function": one_of("mean", "sum", "maximum", "minimum"), "axes": AXES}, rules.reduce),
+    "softmax": Operator((1, 1), {"axis": AXIS}, rules.softmax),
+    "lrn": Operator((1, 1), {"size": integer(1), "alpha": FLOAT, "beta": FLOAT, "bias": POSITIVE}, rules.lrn),
 }
 
 
@@ -260,21 +131,23 @@ def infer_shape(node: Node, input_shapes: Sequence[Shape], constants_by_role: Co
     fewest, most = operator.arity
     if not fewest <= len(input_shapes) <= most:
         wanted = str(fewest) if fewest == most else f"{fewest} or more" if most == _MANY else f"{fewest} to {most}"
-        raise _fail(node, f"takes {wanted} inputs, not {len(input_shapes)}")
+        raise fail(node, f"takes {wanted} inputs, not {len(input_shapes)}")
     if set(node.attributes) != set(operator.attributes):
-        raise _fail(node, f"has attributes {sorted(node.attributes)} where {sorted(operator.attributes)} are needed")
+        raise fail(node, f"has attributes {sorted(node.attributes)} where {sorted(operator.attributes)} are needed")
     for name, attribute in operator.attributes.items():
         if not attribute.holds(node.attributes[name]):
-            raise _fail(node, f"attribute {name!r} is {node.attributes[name]!r}, not {attribute.words}")
+            raise fail(node, f"attribute {name!r} is {node.attributes[name]!r}, not {attribute.words}")
     for role in constants_by_role:
         if role not in operator.roles:
-            raise _fail(node, f"has no constant called {role!r}")
+            raise fail(node, f"has no constant called {role!r}")
     for role, needed in operator.roles.items():
         if needed and role not in constants_by_role:
-            raise _fail(node, f"needs a constant {role!r}")
+            raise fail(node, f"needs a constant {role!r}")
     shape = operator.shape(node, input_shapes, constants_by_role)
+    if len(shape) > MAX_RANK:
+        raise fail(node, f"its output of shape {shape} has more than {MAX_RANK} axes")
     if math.prod(shape) > MAX_ELEMENTS:
-        raise _fail(node, f"its output of shape {shape} has more than {MAX_ELEMENTS} elements")
+        raise fail(node, f"its output of shape {shape} has more than {MAX_ELEMENTS} elements")
     return shape
 
 
@@ -282,14 +155,18 @@ def check_graph(graph: Graph) -> dict[str, Shape]:
     """Check a whole graph and return the per-frame shape of every value: graph inputs and nodes, by name.
 
     Raises GraphError at the first rule broken: names are unique, nodes come after what they read, every node fits
-    its operator, constants are finite float32 or float16 in C order, outputs exist.
+    its operator, constants are finite float32 or float16 in C order, or int8 weights with a scale, outputs exist.
     """
     shapes: dict[str, Shape] = {}
     for value in graph.inputs:
         if value.name in shapes:
             raise GraphError(f"Two inputs are called {value.name!r}.")
-        if len(value.shape) not in (1, 3) or not all(_is_int(extent) and extent >= 1 for extent in value.shape):
-            raise GraphError(f"Input {value.name!r} has shape {value.shape}; (C, H, W) or (F,) is needed.")
+        sizes = all(is_int(extent) and extent >= 1 for extent in value.shape)
+        if not sizes or not 1 <= len(value.shape) <= MAX_INPUT_RANK:
+            raise GraphError(
+                f"Input {value.name!r} has shape {value.shape}.",
+                f"It needs 1 to {MAX_INPUT_RANK} sizes, as in (C, H, W).",
+            )
         if math.prod(value.shape) > MAX_ELEMENTS:
             raise GraphError(f"Input {value.name!r} of shape {value.shape} has more than {MAX_ELEMENTS} elements.")
         shapes[value.name] = value.shape
@@ -297,16 +174,21 @@ def check_graph(graph: Graph) -> dict[str, Shape]:
         raise GraphError("A graph needs at least one input and one output.")
     for key, constant in graph.constants.items():
         _check_constant(key, constant)
+    scales: dict[str, str | None] = {}
     for node in graph.nodes:
         if node.name in shapes:
-            raise _fail(node, "another value has the same name")
+            raise fail(node, "another value has the same name")
         for name in node.inputs:
             if name not in shapes:
-                raise _fail(node, f"reads {name!r}, which is neither an input nor an earlier node")
+                raise fail(node, f"reads {name!r}, which is neither an input nor an earlier node")
         for role, key in node.constants.items():
             if key not in graph.constants:
-                raise _fail(node, f"its {role} {key!r} is not among the graph's constants")
+                raise fail(node, f"its {role} {key!r} is not among the graph's constants")
         by_role = {role: graph.constants[key] for role, key in node.constants.items()}
+        _check_storage(node, by_role)
+        scale = node.constants.get("weight_scale")
+        if "weight" in by_role and scales.setdefault(node.constants["weight"], scale) != scale:
+            raise fail(node, f"another node has its weight {node.constants['weight']!r} with another scale")
         shapes[node.name] = infer_shape(node, [shapes[name] for name in node.inputs], by_role)
     for name in graph.outputs:
         if name not in shapes:
@@ -316,9 +198,20 @@ def check_graph(graph: Graph) -> dict[str, Shape]:
     return shapes
 
 
+def _check_storage(node: Node, constants: Constants) -> None:
+    """Only weights may be int8, and then, and only then, they have a scale."""
+    for role, constant in constants.items():
+        if constant.dtype == np.int8 and role != "weight":
+            raise fail(node, f"its {role} is int8, which only a weight may be")
+    if "weight" in constants and (constants["weight"].dtype == np.int8) != ("weight_scale" in constants):
+        raise fail(
+            node, f"its weight is {constants['weight'].dtype}; weight_scale belongs to int8, and to nothing else"
+        )
+
+
 def _check_constant(key: str, constant: Constant) -> None:
-    if constant.dtype not in (np.float32, np.float16):
-        raise GraphError(f"Constant {key!r} is {constant.dtype}; float32 or float16 is needed.")
+    if constant.dtype not in (np.float32, np.float16, np.int8):
+        raise GraphError(f"Constant {key!r} is {constant.dtype}; float32, float16 or int8 is needed.")
     if constant.size == 0:
         raise GraphError(f"Constant {key!r} is empty: its shape is {constant.shape}.")
     if not constant.flags.c_contiguous:
@@ -346,3 +239,22 @@ def may_merge(node: Node, graph: Graph) -> str:
     if dilation[0] != dilation[1]:
         return f"dilation {dilation[0]}x{dilation[1]} is not square"
     return ""
+
+
+def may_use_winograd(node: Node, graph: Graph) -> str:
+    """Empty if Winograd's algorithms F(2x2,3x3) and F(4x4,3x3) can compute ``node``, else the reason why not."""
+    if node.op != "conv":
+        return f"{node.op}: only convolutions have a choice of algorithm"
+    height, width = graph.constants[node.constants["weight"]].shape[2:]
+    (sy, sx), (dy, dx) = node.attributes["stride"], node.attributes["dilation"]
+    return why_not_winograd((height, width), (sy, sx), (dy, dx), node.attributes["groups"])
+
+
+def why_not_winograd(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], groups: int) -> str:
+    """The same of a convolution with these properties."""
+    if kernel != (3, 3):
+        return f"kernel {kernel[0]}x{kernel[1]} is not 3x3"
+    for name, (y, x) in (("stride", stride), ("dilation", dilation)):
+        if (y, x) != (1, 1):
+            return f"{name} {y}x{x} is not 1x1"
+    return f"{groups} groups" if groups > 1 else ""

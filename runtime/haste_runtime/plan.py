@@ -1,9 +1,9 @@
-"""What may be compressed and how: per convolution its frozen projections, and the ladder of levels.
+"""What may be compressed and how: per convolution its algorithm, its frozen projections, and the ladder of levels.
 
 A *variant* is one way to merge a layer: a policy, a patch size and the frozen ternary matrix that goes with it. A
-*level* picks for each layer a variant and how many bits (rows) of its matrix to use, for the policy "budget" also how
-large an error it may make, or leaves the layer dense. Level 0 is dense everywhere. Codes nest: fewer bits of the same
-matrix merge more channels (design: the method, section 1).
+*level* picks for each layer a variant and how many bits (rows) of its matrix to use, for policies with a budget also
+how large an error it may make, or leaves the layer dense. Level 0 is dense everywhere. Codes nest: fewer bits of the
+same matrix merge more channels (design: the method, section 1).
 """
 
 from __future__ import annotations
@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-POLICIES = ("mean", "scaled", "budget")  # who forms a group, and what stands for it: `haste_runtime.grouping`
+ALGORITHMS = ("direct", "winograd2", "winograd4")  # how a convolution is computed; Winograd F(2x2,3x3), F(4x4,3x3)
+POLICIES = ("mean", "scaled", "budget", "affine", "drop")  # who forms a group, what stands for it: `grouping`
+BUDGETED = ("budget", "affine", "drop")  # take an error budget, and weigh errors by the channels' importance
+CODED = ("mean", "scaled", "budget")  # give every channel a code
+UNHASHED = ("drop",)  # compare no channels: projections without rows, and 0 bits
 
 
 @dataclass(frozen=True)
 class Variant:
-    """patch: output tile side m. bits: rows L_max of the projection. sparsity: share of zero entries asked for.
+    """patch: output tile side m. bits: rows L_max of the projection, 0 for the policies `UNHASHED`.
+    sparsity: share of zero entries asked for.
 
     seed: what `haste_runtime.projection.draw` was called with. projection: key of the packed matrix in the bundle.
-    importance: key of the channels' weights, uint16 (C,), for the policy "budget"; empty for others.
+    importance: key of the channels' weights, uint16 (C,), for the policies `BUDGETED`; empty for others.
+    algorithm: one of `ALGORITHMS`, for the convolution of the merged channels.
+    dense_above: the share of channels from which on merging takes longer than the dense layer. The patch in the middle
+    of a map is looked at first: if more of its channels are kept, nothing of the layer merges in this frame. 1 to merge
+    whatever is kept.
     """
 
     patch: int
@@ -29,21 +38,27 @@ class Variant:
     projection: str
     policy: str = "mean"
     importance: str = ""
+    algorithm: str = "direct"
+    dense_above: float = 1.0
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One convolution: the variants it may use (none: always dense) and the reason in words."""
+    """One convolution: the variants it may use (none: always dense) and the reason in words.
+
+    algorithm: one of `ALGORITHMS`, for levels at which the layer is not merged.
+    """
 
     node: str
     variants: tuple[Variant, ...]
     reason: str
+    algorithm: str = "direct"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer at a level: index into its variants, bits in use (1..variant.bits), and the error budget, as a share of
-    a patch's weighted energy (0 for policies without one)."""
+    """A layer at a level: index into its variants, bits in use (1..variant.bits; 0 if it has none), and the error
+    budget, as a share of a patch's weighted energy (0 for policies without one)."""
 
     variant: int
     bits: int

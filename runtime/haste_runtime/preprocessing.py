@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path  # imported for reading files alone, so that sessions start sooner
 
 LAYOUTS = ("NCHW", "NHWC")
 COLOURS = ("RGB", "BGR")
@@ -131,9 +133,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     A ``.npy`` may also be grey, (H, W). Raises InputError where there is no such file or it is no picture.
     """
-    if Path(path).suffix.lower() != ".npy":
-        return _decode(Path(path))
-    image = _load_array(Path(path))
+    from pathlib import Path
+
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        return _decode(path)
+    image = _load_array(path)
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -150,6 +155,8 @@ def read_input(path: str | Path, shape: Sequence[int], preprocessing: Preprocess
     shape: the network's per-frame input, (C, h, w) or (F,). Returns float32: one frame or, where a ``.npy`` of floats
     has a batch axis, all its frames. Raises InputError where there is no such file or it does not fit.
     """
+    from pathlib import Path
+
     path = Path(path)
     if path.suffix.lower() == ".npy":
         array = _load_array(path)
@@ -184,15 +191,20 @@ def _load_array(path: Path) -> NDArray[Any]:
 def _decode(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise InputError(f"There is no file {path}.")
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
+    """A picture in any form that Pillow reads, uint8 (H, W, 3) RGB. name: for people. Raises InputError."""
     try:
         from PIL import Image, ImageOps
     except ImportError:
         raise InputError(
-            f"{path} can't be decoded, because Pillow is not installed.",
+            f"{name} can't be decoded, because Pillow is not installed.",
             "Install it (pip install pillow), or give the picture as a .npy file of uint8, height x width x 3.",
         ) from None
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} can't be decoded as a picture: {error}.") from error
+        raise InputError(f"{name} can't be decoded as a picture: {error}.") from error

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.affine import block_projection
+from haste_runtime.plan import UNHASHED
+
 
 def draw(seed: int, bits: int, side: int, sparsity: float = 2 / 3) -> NDArray[np.int8]:
     """A ``(bits, side * side)`` matrix of -1, 0, +1 with P(0) = sparsity and equal chances for both signs.
@@ -22,19 +25,26 @@ def draw(seed: int, bits: int, side: int, sparsity: float = 2 / 3) -> NDArray[np
     return np.stack(rows)
 
 
+def projection_of(policy: str, seed: int, bits: int, side: int, sparsity: float = 2 / 3) -> NDArray[np.int8]:
+    """What a policy decides by, (L, side * side): blocks of the patch, no row, or ``bits`` random rows (`draw`)."""
+    if policy in UNHASHED:
+        return np.zeros((0, side * side), np.int8)
+    return block_projection(side) if policy == "affine" else draw(seed, bits, side, sparsity)
+
+
 def pack(matrix: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Four entries a byte, first entry in the lowest bits; 0 -> 0, +1 -> 1, -1 -> 2. Shape (bits, ceil(d / 4))."""
     bits, d = matrix.shape
     code = np.zeros((bits, -(-d // 4) * 4), np.uint8)
     code[:, :d] = np.where(matrix < 0, 2, matrix)
-    quads = code.reshape(bits, -1, 4)
+    quads = code.reshape(bits, code.shape[1] // 4, 4)
     return (quads << np.array([0, 2, 4, 6], np.uint8)).sum(2, dtype=np.uint8)
 
 
 def unpack(packed: NDArray[np.uint8], d: int) -> NDArray[np.int8]:
     """Inverse of `pack`; raises ValueError where a pair of bits is 3, a row is zero, or the padding is not."""
     code = (packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
-    code = code.reshape(len(packed), -1)
+    code = code.reshape(len(packed), 4 * packed.shape[1])
     if packed.shape[1] != -(-d // 4) or (code == 3).any() or code[:, d:].any() or not (code[:, :d] != 0).any(1).all():
         raise ValueError("not a packed ternary matrix")
     return np.where(code == 2, -1, code).astype(np.int8)[:, :d]

@@ -14,18 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.geometry import output_size
+from haste_runtime.reference_elementwise import activate, binary, prelu, unary
+from haste_runtime.reference_moving import concat, extend, lrn, pad, rearrange, reduce, reshape, resize, slice_, softmax
 
 Array = NDArray[np.float32]
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]  # top, left, bottom, right
-
-
-def activate(x: Array, *, activation: str) -> Array:
-    """ "none", "relu": max(x, 0), "relu6": min(max(x, 0), 6)."""
-    if activation == "none":
-        return x
-    low = np.maximum(x, np.float32(0))
-    return low if activation == "relu" else np.minimum(low, np.float32(6))
 
 
 def output_channels_last(weight: Array) -> Array:
@@ -130,34 +124,31 @@ def flatten(x: Array, *, order: str) -> Array:
     return (x.transpose(1, 2, 0) if order == "HWC" and x.ndim == 3 else x).reshape(-1)
 
 
-def concat(*parts: Array, axis: int) -> Array:
-    return np.concatenate(parts, axis=axis)
-
-
-def pad(x: Array, *, pads: tuple[int, ...], value: float) -> Array:
-    """pads: before and after, for C, then H, then W."""
-    return np.pad(x, tuple(zip(pads[::2], pads[1::2], strict=True)), constant_values=np.float32(value))
-
-
-def slice_(x: Array, *, starts: tuple[int, ...], stops: tuple[int, ...], steps: tuple[int, ...]) -> Array:
-    return x[tuple(slice(*bounds) for bounds in zip(starts, stops, steps, strict=True))]
-
-
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "conv": conv,
     "linear": linear,
     "scale": scale,
     "add": add,
     "activation": activate,
+    "unary": unary,
+    "prelu": prelu,
+    "binary": binary,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
     "adaptive_avg_pool": adaptive_avg_pool,
     "adaptive_max_pool": adaptive_max_pool,
     "mean": mean,
     "flatten": flatten,
+    "reshape": reshape,
+    "rearrange": rearrange,
     "concat": concat,
     "pad": pad,
     "slice": slice_,
+    "extend": extend,
+    "resize": resize,
+    "reduce": reduce,
+    "softmax": softmax,
+    "lrn": lrn,
 }
 
 

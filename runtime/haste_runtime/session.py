@@ -8,36 +8,39 @@
         y = session.run(x)
         print(session.stats.ms, session.stats.flops_reduction)
 
-One inference at a time runs in a session; more threads may ask, and wait their turn. The level may be set at any time.
+One inference at a time runs in a session; more threads may ask, and wait their turn. The level may be set at any time,
+by the program, or by a policy that follows battery, heat, latency or a sensor of one's own: `follow`, in
+`haste_runtime.governor.steered`.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
-from typing import overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from haste_runtime.backends import Backend, choose_backend
 from haste_runtime.bundle import Bundle, read_bundle
+from haste_runtime.calibration.calibrated import Calibrated
 from haste_runtime.errors import HasteError, InputError, LevelError
 from haste_runtime.flops import LayerCounts, NetworkFlops, Totals
 from haste_runtime.graph import Shape
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import Level
+from haste_runtime.plan import BUDGETED, Level
 
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """An input or output. The first axis is the batch, of any size from 1, and stands as None; maps have the source
     model's layout."""
 
@@ -46,8 +49,7 @@ class TensorInfo:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True)
-class LevelInfo:
+class LevelInfo(NamedTuple):
     """What a level means. Reductions are percentages of FLOPs, expected when the bundle was compiled; `Session.stats`
     has what really happened. ``flops_reduction`` is over the layers that may merge, ``flops_reduction_network`` over
     all convolutions and linear layers. ``agreement``: percentage of frames expected to have the same largest output as
@@ -60,8 +62,7 @@ class LevelInfo:
     description: str
 
 
-@dataclass(frozen=True)
-class LayerStats:
+class LayerStats(NamedTuple):
     """One merged layer in one frame. groups: kept per patch, mean over its patches. kept: that divided by channels."""
 
     groups: float
@@ -69,8 +70,7 @@ class LayerStats:
     kept: float
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(NamedTuple):
     """One frame. ms: wall time of the network alone. layers: those merged at this level. totals: FLOPs; to average
     over frames, add the totals up first."""
 
@@ -100,11 +100,12 @@ class Stats:
         return self.totals.flops_reduction_network
 
 
-class Session:
+class Session(Calibrated):
     """A network, ready to run.
 
-    path_or_bundle: a ``.haste`` file, or a `Bundle` in memory. backend: "auto" (numba where it is installed, else
-    numpy), "numba" or "numpy". threads: for one inference. trace: keep the codes of each frame for `codes`.
+    path_or_bundle: a ``.haste`` file, or a `Bundle` in memory. backend: "native", "numba", "numpy", or "auto", the
+    first of them that runs here. threads: for one inference; "auto" is what ``haste-run calibrate`` found to be best, 1
+    before it has run. trace: keep the codes of each frame for `codes`.
 
     Raises BundleError if the file is not a sound bundle, GraphError if the graph of a bundle in memory is not, and
     BackendError if the backend cannot run here.
@@ -114,15 +115,20 @@ class Session:
         self,
         path_or_bundle: str | os.PathLike[str] | Bundle,
         backend: str = "auto",
-        threads: int = 1,
+        threads: int | Literal["auto"] = 1,
         trace: bool = False,
     ) -> None:
+        super().__init__(None if isinstance(path_or_bundle, Bundle) else path_or_bundle)
         bundle = path_or_bundle if isinstance(path_or_bundle, Bundle) else read_bundle(path_or_bundle)
         shapes = check_graph(bundle.graph)
-        running, self._backend_reason = choose_backend(backend, bundle, threads, trace)
+        count = self.best_threads() if threads == "auto" else threads
+        running, self._backend_reason = choose_backend(backend, bundle, count, trace)
         self._backend_name = running.name
         self._backend: Backend | None = running  # None once closed
         self._flops = NetworkFlops(bundle.graph, shapes, bundle.plan, bundle.projections)
+        if running.name != "numpy" and not isinstance(path_or_bundle, Bundle):
+            # the backend has packed the weights its own way, and once in memory is enough
+            bundle = replace(bundle, graph=replace(bundle.graph, constants={}))
         self._bundle, self._trace = bundle, trace
         self._channels_last = bundle.preprocessing.layout == "NHWC"
         self._inputs = {value.name: value for value in bundle.graph.inputs}
@@ -172,19 +178,22 @@ class Session:
         backend, level = self._running(), self._level
         start = time.perf_counter()
         result = backend.run(frames, level)
-        self._last = (level, time.perf_counter() - start, backend.counts())
+        seconds, governor = time.perf_counter() - start, self.governor
+        self._last = (level, seconds, backend.counts())
+        if governor is not None:
+            governor.frame(level, seconds)
         return result
 
     def _checked(self, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """The batches (N, C, H, W) or (N, F) as the graph has them."""
-        if set(arrays) != set(self._inputs):
+        if arrays.keys() != self._inputs.keys():
             raise InputError(
                 f"The inputs given are {', '.join(map(str, arrays)) or 'none'}.",
                 f"This network takes exactly {', '.join(self._inputs)}.",
             )
         batch = {name: self._checked_input(name, arrays[name]) for name in self._inputs}
         sizes = {name: len(array) for name, array in batch.items()}
-        if len(set(sizes.values())) > 1:
+        if len(sizes) > 1 and len(set(sizes.values())) > 1:
             raise InputError(
                 f"The inputs have different batch sizes: {sizes}.", "Give all of them the same first axis."
             )
@@ -199,9 +208,12 @@ class Session:
                 f"Input {name!r} is {x.dtype}, but the network takes normalised float32.",
                 "For pictures use `haste-run infer`, or normalise them with haste_runtime.preprocessing first.",
             )
-        with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity, and is refused below
-            x = x.astype(np.float32, copy=False)
-        if not np.isfinite(x).all():
+        if x.dtype != np.float32:
+            with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity, refused below
+                x = x.astype(np.float32)
+        flat = x.ravel()
+        # NaN and infinity survive the product with itself, which is quicker; so may an overflow, hence the second look.
+        if not math.isfinite(flat.dot(flat)) and not np.isfinite(x).all():
             raise InputError(f"Input {name!r} holds NaN or infinity.", "Check where the array comes from.")
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if self._channels_last and x.ndim == 4 else x)
 
@@ -225,7 +237,7 @@ class Session:
 
     def _restored(self, frames: list[Array]) -> Array:
         """A batch of outputs in the source model's layout."""
-        batch = np.stack(frames)
+        batch = np.stack(frames) if len(frames) > 1 else frames[0][np.newaxis]
         return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self._channels_last and batch.ndim == 4 else batch
 
     def _running(self) -> Backend:
@@ -241,18 +253,30 @@ class Session:
 
         Setting it costs nothing, never waits, and may be done from any thread while `run` is busy: a frame that has
         begun keeps its level. Raises LevelError if there is no such level.
+
+        While a policy is followed, setting the level overrides it until the level is set to None.
         """
         return self._level
 
     @level.setter
-    def level(self, number: int) -> None:
+    def level(self, number: int | None) -> None:
+        governor = self.governor
+        if number is None and governor is not None:
+            governor.override(None)
+            return
         try:
-            number = operator.index(number)
+            number = operator.index(number)  # type: ignore[arg-type]  # whatever it is: that is what is checked
         except TypeError:
             raise LevelError(f"A level is an integer, not {number!r}.", self._level_advice()) from None
         if not 0 <= number < self._level_count:
             raise LevelError(f"There is no level {number}.", self._level_advice())
-        self._level = number
+        if governor is not None:
+            governor.override(number)
+        else:
+            self._level = number
+
+    def _set_level(self, level: int) -> None:
+        self._level = level
 
     def _level_advice(self) -> str:
         last = self._level_count - 1
@@ -276,7 +300,7 @@ class Session:
         layers = {layer.node: layer for layer in self._bundle.plan.layers}
         bits = sorted({choice.bits for choice in level.choices.values()})
         budgets = sorted(
-            {c.budget for node, c in level.choices.items() if layers[node].variants[c.variant].policy == "budget"}
+            {c.budget for node, c in level.choices.items() if layers[node].variants[c.variant].policy in BUDGETED}
         )
         how = f"on {_span(bits)} bits"
         if budgets:
@@ -301,17 +325,36 @@ class Session:
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle itself: class names, preprocessing, plan."""
+        """The bundle itself: class names, preprocessing, plan.
+
+        Its graph has no constants where the session has read the file for a compiled backend, which keeps the weights
+        in another order; `haste_runtime.bundle.read_bundle` gives all of it."""
         return self._bundle
 
     @property
+    def dtype(self) -> str:
+        """How the bundle's weights are stored, and held in memory by the compiled backend: "fp32", "fp16" or "int8"."""
+        return self._bundle.dtype
+
+    @property
     def backend(self) -> str:
-        """The name of the backend that runs, "numba" or "numpy"."""
+        """The name of the backend that runs: "native", "numba" or "numpy"."""
         return self._backend_name
 
     @property
+    def threads(self) -> int:
+        """How many threads share a frame; may be set, from 1 to as many as the session was opened with (the numpy
+        backend always has one), and takes effect after the frame that runs. Raises BackendError."""
+        return self._running().workers
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        with self._lock:
+            self._running().use_threads(count)
+
+    @property
     def backend_reason(self) -> str:
-        """Why it is this backend, in words."""
+        """Why it is this backend, and where its machine code comes from, in words."""
         return self._backend_reason
 
     @property
@@ -328,7 +371,8 @@ class Session:
 
     @property
     def codes(self) -> dict[str, NDArray[np.int32]]:
-        """The codes of the last frame's merged layers: (patches, channels) each, -1 on dead patches. With ``trace``."""
+        """The codes of the last frame's merged layers: (patches, channels) each, -1 on dead patches, and in layers that
+        stayed dense (`haste_runtime.plan.Variant.dense_above`). With ``trace``."""
         return self._traced().codes()
 
     @property
@@ -346,6 +390,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the weights and threads, after the inference that is running; closing twice is harmless."""
+        self.unfollow()
         with self._lock:
             if self._backend is not None:
                 self._backend.close()

@@ -5,7 +5,8 @@ All of it is plain arrays of offsets (`haste_runtime.kernels.layout` names the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.bundle import Bundle
+from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Node, Shape
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.lanes import blocks
-from haste_runtime.memory import Map, aligned, as_map, conv_geometry, layer_scratch, merge_scratch, place_maps
+from haste_runtime.memory import (
+    Map,
+    aligned,
+    conv_geometry,
+    is_deep,
+    layer_scratch,
+    merge_scratch,
+    operation_scratch,
+    place_maps,
+    winograd_scratch,
+)
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import POLICIES, LayerPlan
+from haste_runtime.table_rows import ROWS
+from haste_runtime.weights import float_weight
+from haste_runtime.winograd import TILE_SIDES, algorithm_of, pack_filters, packed_filters_shape
 
 ACTIVATIONS = {"none": t.NO_LIMIT, "relu": t.RELU, "relu6": t.RELU6}
-POOLS = {
-    "max_pool": t.MAX_POOL, "avg_pool": t.AVERAGE_POOL,
-    "adaptive_avg_pool": t.ADAPTIVE_AVERAGE, "adaptive_max_pool": t.ADAPTIVE_MAX,
-}  # fmt: skip
+STORED = {"float32": t.FLOATS, "float16": t.HALVES, "int8": t.BYTES}
 
 
 @dataclass(frozen=True)
@@ -49,33 +61,70 @@ class Table:
     trace: int
 
 
-class Pool:
-    """Arrays laid end to end; `add` tells where one begins."""
+def lined_up(size: int, dtype: type[Any]) -> NDArray[Any]:
+    """Zeros that begin at a cache line."""
+    item = np.dtype(dtype).itemsize
+    memory = np.zeros(size * item + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size * item].view(dtype)
 
-    def __init__(self, dtype: type) -> None:
-        self._dtype = dtype
-        self._parts: list[NDArray[Any]] = []
+
+class Pool:
+    """Arrays laid end to end; `add` tells where one begins. They are copied, in whatever order their views have, or
+    made in place, only by `join`: touching memory for the first time is most of what a start takes."""
+
+    def __init__(self, dtype: type[Any]) -> None:
+        self._dtype = np.dtype(dtype)
+        self._parts: list[tuple[int, int, Callable[[NDArray[np.uint8]], object]]] = []
         self._size = 0
 
     def add(self, values: NDArray[Any] | Iterable[int]) -> int:
-        part: NDArray[Any] = np.ascontiguousarray(np.asarray(values, dtype=self._dtype).reshape(-1))
-        start, padding = self._size, -part.size % 16
-        self._parts += [part, np.zeros(padding, self._dtype)]
-        self._size += part.size + padding
+        return self.add_stored(np.asarray(values, dtype=self._dtype))
+
+    def add_stored(self, values: NDArray[Any]) -> int:
+        """Numbers of another type, as they are; what begins where they do is counted in this pool's type."""
+
+        def copy(place: NDArray[np.uint8]) -> None:
+            place.view(values.dtype).reshape(values.shape)[...] = values
+
+        return self._add(values.nbytes, copy)
+
+    def add_made(self, shape: Shape, make: Callable[[NDArray[Any]], object]) -> int:
+        """Numbers of this pool's type that ``make`` writes into an array of this shape."""
+        size = math.prod(shape) * self._dtype.itemsize
+        return self._add(size, lambda place: make(place.view(self._dtype).reshape(shape)))
+
+    def _add(self, size: int, write: Callable[[NDArray[np.uint8]], object]) -> int:
+        start = self._size
+        self._parts.append((start * self._dtype.itemsize, size, write))
+        self._size += -(-size // (16 * self._dtype.itemsize)) * 16
         return start
 
     def join(self) -> NDArray[Any]:
-        return np.concatenate([*self._parts, np.zeros(64, self._dtype)])  # vector loads may run past the end
+        """All of it from a cache line on, and room behind it, as vector loads may run past the end. The parts are let
+        go of one by one, so that large ones are not in memory twice; the pool is empty afterwards."""
+        joined = lined_up(self._size + 64, self._dtype.type)
+        memory = joined.view(np.uint8)
+        while self._parts:
+            start, size, write = self._parts.pop()
+            write(memory[start : start + size])
+        return joined
 
 
-def pack_conv(weight: NDArray[np.float32], groups: int, lanes: int) -> NDArray[np.float32]:
-    """(O, C/g, Kh, Kw) -> (g, block, C/g, tap, width): what one block of output channels reads lies in a row."""
+def pack_conv(weight: NDArray[Any], groups: int, lanes: int, deep: bool = False) -> NDArray[Any]:
+    """(O, C/g, Kh, Kw) -> (g, block, C/g, tap, width): what one block of output channels reads lies in a row. Numbers
+    stay as they are stored.
+
+    For `kernels.deep_conv` (g, C/g, block, tap, width): all filters of one input channel lie in a row.
+    """
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
     vectors, count = blocks(lanes, outputs)
     width, taps = vectors * lanes, weight.shape[2] * weight.shape[3]
-    packed = np.zeros((groups, count * width, inputs, taps), np.float32)
-    packed[:, :outputs] = weight.reshape(groups, outputs, inputs, taps)
-    return packed.reshape(groups, count, width, inputs, taps).transpose(0, 1, 3, 4, 2)
+    packed = weight.reshape(groups, outputs, inputs, taps)
+    if outputs < count * width:
+        packed = np.zeros((groups, count * width, inputs, taps), weight.dtype)
+        packed[:, :outputs] = weight.reshape(groups, outputs, inputs, taps)
+    return packed.reshape(groups, count, width, inputs, taps).transpose((0, 3, 1, 4, 2) if deep else (0, 1, 3, 4, 2))
 
 
 def pack_bias(bias: NDArray[np.float32] | None, outputs: int, groups: int, lanes: int) -> NDArray[np.float32]:
@@ -92,7 +141,9 @@ def is_depthwise(groups: int, channels_in: int, channels_out: int) -> bool:
     return groups > 1 and groups == channels_in == channels_out
 
 
-class _Builder:
+class Builder:
+    """Collects rows, weights and lists. Operators without weights are in `haste_runtime.table_rows`."""
+
     def __init__(self, bundle: Bundle, lanes: int) -> None:
         self.bundle, self.graph, self.lanes = bundle, bundle.graph, lanes
         self.shapes = check_graph(bundle.graph)
@@ -100,7 +151,7 @@ class _Builder:
         self.scratch_size = 64
         self.packed, self.index = Pool(np.float32), Pool(np.int32)
         self.rows: list[NDArray[np.int64]] = []
-        self.plans = {layer.node: layer for layer in bundle.plan.layers if layer.variants}
+        self.plans = {layer.node: layer for layer in bundle.plan.layers}
         self.slots: list[str] = []
         self.levels: list[list[NDArray[np.int64]]] = [[] for _ in bundle.plan.levels]
         self.trace = 0
@@ -131,8 +182,6 @@ class _Builder:
 
     def convolution(self, node: Node) -> None:
         geometry = conv_geometry(self.graph, node, self.shapes)
-        weight = self.constant(node, "weight")
-        assert weight is not None  # check_graph has seen to it
         bias = self.constant(node, "bias")
         depthwise = is_depthwise(geometry.groups, geometry.channels_in, geometry.channels_out)
         row = self.row(t.DEPTHWISE if depthwise else t.CONV, node.inputs[0], node.name, node.attributes["activation"])
@@ -141,12 +190,13 @@ class _Builder:
         row[[t.KY, t.KX]], row[[t.SY, t.SX]] = geometry.kernel, geometry.stride
         row[[t.DY, t.DX]], row[[t.PTOP, t.PLEFT]] = geometry.dilation, geometry.padding[:2]
         plan = self.plans.get(node.name)
-        dense, size = layer_scratch(geometry, int(row[t.XROW]), plan.variants if plan else (), self.lanes)
+        dense, size = layer_scratch(geometry, int(row[t.XROW]), plan, self.lanes)
         self.scratch_size = max(self.scratch_size, aligned(size))
         row[[t.STRIP, t.ROOM, t.SPILL, t.PIXELS]] = dense.strip, dense.room, dense.spill, dense.pixels
         if depthwise:
             padding = -geometry.channels_in % self.lanes
-            taps = np.pad(weight.reshape(geometry.channels_out, -1).T, ((0, 0), (0, padding)))
+            weight = float_weight(self.graph, node).reshape(geometry.channels_out, -1)
+            taps = np.pad(weight.T, ((0, 0), (0, padding)))
             shift = np.zeros(geometry.channels_out, np.float32) if bias is None else bias
             row[[t.WEIGHT, t.BIAS]] = self.packed.add(taps), self.packed.add(np.pad(shift, (0, padding)))
             return
@@ -154,27 +204,67 @@ class _Builder:
         vectors, count = blocks(self.lanes, outputs)
         ky, kx = np.indices(geometry.kernel).reshape(2, -1)
         taps = ky * row[t.DY] * row[t.XROW] + kx * row[t.DX] * row[t.XPIXEL]
-        channels = np.arange(inputs)
+        channels, deep = np.arange(inputs), is_deep(geometry)
+        block = len(taps) * vectors * self.lanes
+        row[[t.DEEP, t.TOTALS]] = deep, dense.totals
+        row[[t.CHANNEL_STEP, t.BLOCK_STEP]] = (count * block, block) if deep else (block, inputs * block)
         row[[t.GROUPS, t.GROUP_IN, t.GROUP_OUT, t.VECTORS, t.BLOCKS]] = geometry.groups, inputs, outputs, vectors, count
-        weight = weight.reshape(geometry.channels_out, inputs, *geometry.kernel)
-        row[t.WEIGHT] = self.packed.add(pack_conv(weight, geometry.groups, self.lanes))
-        row[t.BIAS] = self.packed.add(pack_bias(bias, geometry.channels_out, geometry.groups, self.lanes))
-        row[t.TAPS] = self.index.add(taps)
-        row[t.CHANNELS] = self.index.add(np.concatenate([channels, channels * len(taps) * vectors * self.lanes]))
-        if plan:
+        used = {plan.algorithm, *(algorithm_of(v) for v in plan.variants)} if plan else {"direct"}
+        self.weights(node, row, geometry, bias, "direct" in used)
+        ways = self.winograd(node, geometry, bias, used - {"direct"})
+        if plan and plan.algorithm != "direct":
+            place = winograd_scratch(geometry, plan.algorithm, None, self.lanes)
+            row[t.WINOGRAD : t.COLUMNS] = *ways[plan.algorithm], *place.columns(dense.size)
+        row[t.TAPS] = self.index.add(channels[:, None] + taps)
+        row[t.CHANNELS] = self.index.add(np.concatenate([channels, channels * row[t.CHANNEL_STEP]]))
+        if plan and plan.variants:
             row[t.SLOT] = len(self.slots)
             self.slots.append(node.name)
-            self.merging(node, plan, dense.size)
+            self.merging(node, plan, dense.size, ways)
 
-    def merging(self, node: Node, plan: LayerPlan, scratch: int) -> None:
-        """This layer's row of every level; ``scratch``: where its merge scratch begins."""
+    def weights(
+        self, node: Node, row: NDArray[np.int64], geometry: ConvGeometry, bias: NDArray[np.float32] | None, direct: bool
+    ) -> None:
+        """Weights as they are stored, if they are used ``direct``ly, and what sums begin with: the biases, or for int8
+        zeros, the biases then being added behind the scales."""
+        stored, scale = self.graph.constants[node.constants["weight"]], self.graph.constant(node, "weight_scale")
+        inputs = geometry.channels_in // geometry.groups
+        stored = stored.reshape(geometry.channels_out, inputs, *geometry.kernel)
+        row[t.STORED], row[t.SCALE] = STORED[stored.dtype.name], -1
+        if direct:
+            packed = pack_conv(stored, geometry.groups, self.lanes, is_deep(geometry))
+            row[t.WEIGHT] = self.packed.add_stored(packed)
+        biases = pack_bias(bias, geometry.channels_out, geometry.groups, self.lanes)
+        if scale is not None:
+            scales = pack_bias(scale, geometry.channels_out, geometry.groups, self.lanes)
+            row[t.SCALE] = self.packed.add(np.concatenate([scales.reshape(-1), biases.reshape(-1)]))
+            biases = np.zeros_like(biases)
+        row[t.BIAS] = self.packed.add(biases)
+
+    def winograd(
+        self, node: Node, geometry: ConvGeometry, bias: NDArray[np.float32] | None, algorithms: set[str]
+    ) -> dict[str, tuple[int, int, int]]:
+        """Each algorithm's tile side, and where its filters, which are float32 however weights are stored, and biases
+        begin."""
+        if not algorithms:
+            return {}
+        weight = float_weight(self.graph, node)
+        biases = self.packed.add(pack_bias(bias, geometry.channels_out, 1, self.lanes))
+        return {name: (TILE_SIDES[name], self.filters(weight, TILE_SIDES[name]), biases) for name in sorted(algorithms)}
+
+    def filters(self, weight: NDArray[np.float32], side: int) -> int:
+        shape = packed_filters_shape(weight.shape, side, self.lanes)
+        return self.packed.add_made(shape, lambda place: pack_filters(weight, side, self.lanes, place))
+
+    def merging(self, node: Node, plan: LayerPlan, scratch: int, ways: Mapping[str, tuple[int, int, int]]) -> None:
+        """This layer's row of every level; ``scratch``: where its merge scratch begins; ``ways``: see `winograd`."""
         geometry = conv_geometry(self.graph, node, self.shapes)
         listed = {}
         most = 0
         for variant in plan.variants:
             matrix = self.bundle.projections[variant.projection]
-            halves = [np.flatnonzero(line == sign) for line in matrix for sign in (1, -1)]
-            starts = np.cumsum([0, *map(len, halves)])
+            halves = [np.empty(0, np.int64), *(np.flatnonzero(line == sign) for line in matrix for sign in (1, -1))]
+            starts = np.cumsum([len(half) for half in halves])
             weights = self.bundle.importance[variant.importance] if variant.importance else ()
             listed[variant] = self.index.add(np.concatenate(halves)), self.index.add(starts), self.index.add(weights)
             ty, tx = geometry.grid(variant.patch)
@@ -189,70 +279,25 @@ class _Builder:
                 row[[t.TILES_Y, t.TILES_X]] = geometry.grid(variant.patch)
                 row[[t.SIGNS, t.STARTS, t.IMPORTANCE]] = listed[variant]
                 row[[t.POLICY, t.BUDGET]] = POLICIES.index(variant.policy), np.float64(choice.budget).view(np.int64)
+                row[t.MOST_KEPT] = -1
+                if variant.dense_above < 1:
+                    row[t.MOST_KEPT] = int(variant.dense_above * geometry.channels_in)
                 row[[t.PLANE, t.SPAN, t.TRACE]] = place.plane, place.span, self.trace
                 for name, offset in place.offsets.items():
                     row[getattr(t, name)] = scratch + offset
+                if algorithm_of(variant) != "direct":
+                    tiles = winograd_scratch(geometry, algorithm_of(variant), variant.patch, self.lanes)
+                    columns = *ways[algorithm_of(variant)], *tiles.columns(scratch + place.size)
+                    row[t.MERGED_WINOGRAD : t.LEVEL_COLUMNS] = columns
             self.levels[number].append(row)
         self.trace += most
 
-    def window(self, node: Node) -> None:
-        row = self.row(POOLS[node.op], node.inputs[0], node.name)
-        if node.op in ("max_pool", "avg_pool"):
-            row[[t.KY, t.KX]], row[[t.SY, t.SX]] = node.attributes["kernel"], node.attributes["stride"]
-            row[[t.PTOP, t.PLEFT]] = node.attributes["padding"][:2]
-            row[[t.DY, t.DX]] = node.attributes.get("dilation", (1, 1))
-            row[t.OPTION] = node.attributes.get("count_include_pad", 0)
-
-    def box(
-        self, x: str, y: str, size: tuple[int, int, int], *, first: Shape = (0, 0, 0), step: Shape = (1, 1, 1),
-        place: Shape = (0, 0, 0), fill: float | None = None,
-    ) -> None:  # fmt: skip
-        """Copy a strided box; all triples are (channels, rows, columns)."""
-        row = self.row(t.COPY, x, y)
-        row[[t.BC, t.BY, t.BX]], row[[t.CC, t.CY, t.CX]] = size, first
-        row[[t.TC, t.TY, t.TX]], row[[t.OC, t.OY, t.OX]] = step, place
-        if fill is not None:
-            row[[t.CLEAR, t.FILL]] = 1, np.float32(fill).view(np.int32)
-
-    def concat(self, node: Node) -> None:
-        place = [0, 0, 0]
-        for name in node.inputs:
-            size = as_map(self.shapes[name])
-            self.box(name, node.name, size, place=tuple(place))
-            place[node.attributes["axis"]] += size[node.attributes["axis"]]
-
     def add(self, node: Node) -> None:
-        x, y = node.inputs[0], node.name
-        attributes = node.attributes
         if node.op in ("conv", "linear"):
             self.convolution(_as_conv(node) if node.op == "linear" else node)
-        elif node.op in POOLS:
-            self.window(node)
-        elif node.op == "scale":
-            row = self.row(t.SCALE, x, y, attributes["activation"])
-            for column, role in ((t.WEIGHT, "scale"), (t.BIAS, "shift")):
-                value = self.constant(node, role)
-                assert value is not None
-                row[column] = self.packed.add(value)
-        elif node.op == "add":
-            self.second(self.row(t.ADD, x, y, attributes["activation"]), node.inputs[1])
-        elif node.op == "activation":
-            self.row(t.ACTIVATE, x, y, attributes["activation"])
-        elif node.op == "mean":
-            self.row(t.MEAN, x, y)
-        elif node.op == "flatten":
-            self.row(t.FLATTEN, x, y)[t.OPTION] = attributes["order"] == "HWC"
-        elif node.op == "concat":
-            self.concat(node)
-        elif node.op == "pad":
-            pads = attributes["pads"]
-            self.box(x, y, as_map(self.shapes[x]), place=pads[::2], fill=attributes["value"])
-        elif node.op == "slice":
-            first, step = attributes["starts"], attributes["steps"]
-            ones = (1,) * (3 - len(step))
-            self.box(x, y, as_map(self.shapes[y]), first=(*first, 0, 0)[:3], step=(*step, *ones))
         else:
-            raise KeyError(f"{node.op} is in the operator table but not here")
+            ROWS[node.op](self, node)
+            self.scratch_size = max(self.scratch_size, operation_scratch(node, self.shapes, self.lanes))
 
     def build(self) -> Table:
         for node in self.graph.nodes:
@@ -272,4 +317,4 @@ def _as_conv(node: Node) -> Node:
 
 def build_table(bundle: Bundle, lanes: int) -> Table:
     """Everything the kernels need of a (validated) bundle, for vectors of ``lanes`` float32."""
-    return _Builder(bundle, lanes).build()
+    return Builder(bundle, lanes).build()

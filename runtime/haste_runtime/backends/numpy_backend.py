@@ -1,6 +1,7 @@
 """The reference backend: walks the graph node by node with the operators of `haste_runtime.reference_ops`.
 
-Complete and readable, and needs only numpy. What it computes is what the others must compute.
+Complete and readable, and needs only numpy. What it computes is what the others must compute. Every convolution is
+computed directly, whatever algorithm the plan names: that is the same function.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.backends import check_threads
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
@@ -17,6 +19,7 @@ from haste_runtime.graph import Node
 from haste_runtime.merge import Rule, merged_conv
 from haste_runtime.plan import Choice
 from haste_runtime.reference_ops import FUNCTIONS, Array, add_residual, output_channels_last
+from haste_runtime.weights import float_graph
 
 
 class NumpyBackend:
@@ -24,9 +27,11 @@ class NumpyBackend:
     (environment variable OPENBLAS_NUM_THREADS)."""
 
     name = "numpy"
+    code = f"numpy {np.__version__}"
+    workers = 1
 
     def __init__(self, bundle: Bundle, threads: int = 1, trace: bool = False) -> None:
-        self._graph, self._plan = bundle.graph, bundle.plan
+        self._graph, self._plan = float_graph(bundle.graph), bundle.plan
         self._projections, self._importance = bundle.projections, bundle.importance
         self._trace = trace
         self._constants = {
@@ -63,6 +68,9 @@ class NumpyBackend:
     def groups(self) -> dict[str, NDArray[np.int32]]:
         return dict(self._groups)
 
+    def use_threads(self, count: int) -> None:
+        check_threads(count, self.workers)
+
     def close(self) -> None:
         self._constants = {}
 
@@ -76,6 +84,7 @@ class NumpyBackend:
             variant.policy,
             self._importance.get(variant.importance),
             choice.budget,
+            variant.dense_above,
         )
         merged = merged_conv(x, weight, bias, ConvGeometry.from_node(node, x.shape, weight.shape), rule)
         self._counts[node.name] = merged.counts
@@ -84,6 +93,6 @@ class NumpyBackend:
         return add_residual(merged.output, residual, node.attributes["activation"])
 
     def _prepare(self, node: Node, role: str) -> Array:
-        """Once, at the start: float32, and filters in the memory order that suits both dense and merged convolution."""
-        constant = self._graph.constants[node.constants[role]].astype(np.float32, copy=False)
+        """Once, at the start: filters in the memory order that suits both dense and merged convolution."""
+        constant = self._graph.constants[node.constants[role]]
         return output_channels_last(constant) if node.op == "conv" and role == "weight" else constant

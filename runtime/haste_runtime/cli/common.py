@@ -7,12 +7,16 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from haste_runtime.errors import HasteError, LevelError
+
+if TYPE_CHECKING:
+    from haste_runtime.session import Session
 
 LOG_SECONDS = 10.0
 INTERNAL_ERROR = 70  # as sysexits.h has it
@@ -39,12 +43,14 @@ class _Notes(logging.Handler):
     """What the runtime logs, such as that kernels are being compiled, as lines for people.
 
     Warnings are all shown; of progress a line every `LOG_SECONDS`, so that nobody has to read how each kernel gets on.
+    Which backend was chosen is left to the commands.
     """
 
     last = -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno > logging.INFO or record.created - self.last >= LOG_SECONDS:
+        progress = record.name != "haste_runtime.backends" and record.created - self.last >= LOG_SECONDS
+        if record.levelno > logging.INFO or progress:
             self.last = record.created
             note(record.getMessage())
 
@@ -126,9 +132,44 @@ def parse_levels(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(levels))
 
 
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """Seconds of "90", "90s", "30m" or "8h". For argparse, which turns the ValueError into its own usage message."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(s|m|min|h)?", text.strip())
+    if match is None:
+        raise ValueError("must be a time such as 90s, 30m or 8h")
+    return float(match[1]) * UNITS[match[2] or ""]
+
+
 def positive_integer(text: str) -> int:
     """For argparse, which turns the ValueError into its own usage message."""
     number = int(text)
     if number < 1:
         raise ValueError("must be 1 or more")
     return number
+
+
+def thread_count(text: str) -> int | Literal["auto"]:
+    """The same, or "auto": what ``haste-run calibrate`` found to be best."""
+    return "auto" if text == "auto" else positive_integer(text)
+
+
+def latency(text: str) -> float:
+    """Milliseconds, above 0; for argparse."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError("must be above 0")
+    return number
+
+
+def level_that_meets(session: Session, latency_ms: float) -> int:
+    """The level for ``--latency-ms``; says so where even the quickest is slower. Raises CalibrationError."""
+    level = session.level_for(latency_ms)
+    calibration = session.calibration
+    assert calibration is not None
+    ms = calibration.at_threads(session.threads)[level].ms
+    if ms > latency_ms:
+        note(f"No level meets {latency_ms:g} ms here; level {level} is the quickest, and takes {ms:.2f} ms.")
+    return level

@@ -1,8 +1,8 @@
 """``haste-run doctor``: what this computer can do, and what to do about what it can't. It never fails.
 
-Advice goes with each finding, because the usual questions are always the same ones: why is it slow (no numba), why does
-a package not install (a 32-bit Python on a 64-bit kernel, or one that is too old), why does every start take long (no
-folder to keep compiled code in), why does it slow down after a while (heat, or a weak power supply).
+Advice goes with each finding, because the usual questions are always the same ones: why is it slow (no compiled
+kernels), why does a package not install (a 32-bit Python on a 64-bit kernel, or one that is too old), why does every
+start take long (no folder to keep compiled code in), why does it slow down after a while (heat, or too weak a supply).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def report(root: Path = Path("/")) -> dict[str, Any]:
         "system": _system,
         "cpu": lambda: system.cpu(root),
         "numpy": _numpy,
+        "native": _native,
         "numba": _numba,
         "backend": _backend,
         "cache": _cache,
@@ -111,18 +112,41 @@ def _numba() -> dict[str, Any]:
     return _package("numba", "numba")
 
 
+def _native() -> dict[str, Any]:
+    """The kernels compiled ahead of time that fit this CPU, loaded to be sure; or why there are none, and with a hint
+    where that should be mended."""
+    from haste_runtime.errors import NativeError
+    from haste_runtime.native.load import native_kernels
+
+    try:
+        kernels = native_kernels()
+    except NativeError as error:
+        hint = {"hint": error.hint} if error.damaged else {}
+        return {"available": False, "reason": error.message, **hint}
+    library = kernels.library
+    return {
+        "available": True, "kernels": library.name, "reason": kernels.reason, "lanes": library.lanes,
+        "file": library.path,
+    }  # fmt: skip
+
+
 def _backend() -> dict[str, Any]:
-    found = _numba()
-    if found["available"]:
-        return {"auto": "numba", "reason": "numba is installed"}
-    return {"auto": "numpy", "reason": f"numba cannot be imported ({found['reason']})"}
+    """What "auto" means here, and why."""
+    native, numba = _native(), _numba()
+    if native["available"]:
+        return {"auto": "native", "reason": f"kernels for {native['kernels']}: {native['reason']}"}
+    why = f"native cannot run ({native['reason'].rstrip('.')})"
+    if numba["available"]:
+        return {"auto": "numba", "reason": f"{why}; numba is installed"}
+    return {"auto": "numpy", "reason": f"{why}; numba cannot be imported ({numba['reason']})"}
 
 
 def _cache() -> dict[str, Any]:
-    """Where compiled kernels are kept."""
+    """Where kernels that numba compiles are kept."""
     if not _numba()["available"]:
         return {"reason": "not needed without numba"}
-    from haste_runtime.kernels.compile import CACHE_VARIABLE, cache_folder
+    from haste_runtime.cache import CACHE_VARIABLE
+    from haste_runtime.kernels.compile import cache_folder
 
     folder = cache_folder()
     return {"folder": None if folder is None else str(folder), "writable": folder is not None, "set_by": CACHE_VARIABLE}
@@ -135,16 +159,22 @@ def advise(findings: dict[str, Any]) -> list[str]:
     bits = findings["python"].get("bits")
     if sys.version_info[:2] < OLDEST_PYTHON:
         advice.append(OLD_PYTHON)
-    if bits == 32 and machine in ("aarch64", "arm64", "x86_64"):
+    native, quick = findings["native"], findings["native"].get("available")
+    if native.get("hint"):
+        advice.append(f"{native['reason']} {native['hint']}".strip())
+    if bits == 32 and not quick:
+        system = "although the kernel is 64-bit" if machine in ("aarch64", "arm64", "x86_64") else "as the kernel is"
         advice.append(
-            "Python is 32-bit although the kernel is 64-bit. Numba has no 32-bit wheels, so only the slower numpy "
-            "backend runs here. Install the 64-bit edition of the operating system."
+            f"Python is 32-bit {system}, and numba has no 32-bit wheels: only the slow numpy backend runs here. "
+            "Install the wheel of haste-runtime for armv7l, which `haste-edge build-runtime` makes on the laptop, or "
+            "the 64-bit edition of the operating system."
         )
-    elif bits == 32:
-        advice.append("Python is 32-bit. Numba has no 32-bit wheels, so only the slower numpy backend runs here.")
-    elif not findings["numba"].get("available"):
-        advice.append('Frames are slow without numba. Install it: pip install "haste-runtime[jit]"')
-    if findings["numba"].get("available") and findings["cache"].get("writable") is False:
+    elif not quick and not findings["numba"].get("available"):
+        advice.append(
+            "Frames are slow without compiled kernels. Install the wheel of haste-runtime for this machine, which "
+            '`haste-edge build-runtime` makes on the laptop, or numba: pip install "haste-runtime[jit]"'
+        )
+    if not quick and findings["numba"].get("available") and findings["cache"].get("writable") is False:
         advice.append(
             f"No folder can be written to, so the kernels are compiled at every start. "
             f"Set {findings['cache']['set_by']} to a folder that this user may write to."

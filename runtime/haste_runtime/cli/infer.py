@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.answers import best_classes, described
 from haste_runtime.backends import NAMES
-from haste_runtime.cli.common import positive_integer, print_json
+from haste_runtime.cli.common import latency, level_that_meets, print_json, thread_count
 from haste_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from haste_runtime.session import Session
-
-TOP = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +23,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "input",
         help="a picture; in a .npy uint8 (H, W, 3) is one too, and floats are the network's own, normalised input",
     )
-    parser.add_argument("--level", type=int, default=0, help="how strongly to compress; 0, the default, is exact")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--level", type=int, default=0, help="how strongly to compress; 0, the default, is exact")
+    latency_help = "instead of a level: the most exact one that takes no longer (needs haste-run calibrate, once)"
+    how.add_argument("--latency-ms", type=latency, metavar="MS", help=latency_help)
     parser.add_argument("--backend", choices=NAMES, default="auto")
-    parser.add_argument("--threads", type=positive_integer, default=1)
+    threads_help = "a number, or auto: the best one by haste-run calibrate (1)"
+    parser.add_argument("--threads", type=thread_count, default=1, help=threads_help)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,7 +37,8 @@ def run(options: argparse.Namespace) -> None:
     from haste_runtime.session import Session
 
     with Session(options.bundle, options.backend, options.threads) as session:
-        session.level = options.level
+        chosen = options.level if options.latency_ms is None else level_that_meets(session, options.latency_ms)
+        session.level = chosen
         inputs = session.bundle.graph.inputs
         if len(inputs) != 1:
             raise InputError(
@@ -43,12 +47,13 @@ def run(options: argparse.Namespace) -> None:
             )
         x = read_input(options.input, inputs[0].shape, session.bundle.preprocessing)
         frames = [_frame(session, inputs[0].name, x[i : i + 1]) for i in range(len(x))]
-        level = session.levels[options.level]
+        level = session.levels[chosen]
         result = {
             "bundle": options.bundle,
             "input": options.input,
             "backend": session.backend,
-            "level": options.level,
+            "dtype": session.dtype,
+            "level": chosen,
             "agreement": level.agreement,
             "frames": frames,
         }
@@ -63,37 +68,13 @@ def run(options: argparse.Namespace) -> None:
         for name, output in frame["outputs"].items():
             if not frame["top"]:
                 print(f"{name}: shape {output['shape']}, from {output['min']:g} to {output['max']:g}")
-        print(f"level {options.level}, {frame['ms']:.2f} ms ({session.backend})")
-    if options.level and level.agreement is not None:
+        print(f"level {chosen}, {frame['ms']:.2f} ms ({session.backend})")
+    if chosen and level.agreement is not None:
         print(f"At this level {level.agreement:.1f} % of answers are expected to be those of level 0.")
 
 
 def _frame(session: Session, name: str, x: NDArray[np.float32]) -> dict[str, Any]:
     outputs = {key: array[0] for key, array in session.run({name: x}).items()}
-    scores = next(iter(outputs.values())) if len(outputs) == 1 else None
-    top = [] if scores is None or scores.ndim != 1 else _top(scores, session.bundle.classes)
-    described = {key: _describe(array) for key, array in outputs.items()}
-    return {"ms": round(session.stats.ms, 4), "top": top, "outputs": described}
-
-
-def _describe(output: NDArray[np.float32]) -> dict[str, Any]:
-    """Shape and range of an output, and its numbers where it is a vector."""
-    about: dict[str, Any] = {
-        "shape": list(output.shape),
-        "min": float(output.min()),
-        "max": float(output.max()),
-    }
-    return about | ({"values": output.tolist()} if output.ndim == 1 else {})
-
-
-def _top(scores: NDArray[np.float32], classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The best classes. Scores that are probabilities already are taken as such, others go through a softmax."""
-    s = scores.astype(np.float64)
-    if s.min() < 0 or abs(s.sum() - 1) > 1e-3:
-        s = np.exp(s - s.max())
-        s /= s.sum()
-    best = np.argsort(-s, kind="stable")[:TOP]
-    return [
-        {"index": int(i), "name": classes[i] if i < len(classes) else f"class {i}", "probability": float(s[i])}
-        for i in best
-    ]
+    top = best_classes(outputs, session.bundle.classes)
+    about = {key: described(array) for key, array in outputs.items()}
+    return {"ms": round(session.stats.ms, 4), "top": top, "outputs": about}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
+
+from haste_runtime.signals.thermal import zones
+from haste_runtime.signals.throttle import THROTTLE_BITS, throttle_flags
 
 # Implementer and part numbers as /proc/cpuinfo prints them (Arm's MIDR_EL1 registers; NVIDIA is 0x4e).
 CORES = {
@@ -30,8 +31,6 @@ CORES = {
     ("0x4e", "0x004"): "Carmel",
 }
 FEATURES = ("neon", "asimd", "asimdhp", "asimddp", "sve", "sse4_2", "avx2", "fma", "avx512f")
-# Raspberry Pi firmware, `vcgencmd get_throttled`: bit -> what is so now; the same 16 bits higher: since boot.
-THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 
 
 def read_text(path: Path) -> str:
@@ -69,34 +68,17 @@ def cpu(root: Path = Path("/")) -> dict[str, Any]:
 
 def temperature(root: Path = Path("/")) -> dict[str, Any] | None:
     """The hottest thermal zone: its name and degrees Celsius; None where none can be read."""
-    zones: list[tuple[float, str]] = []
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        text = read_text(zone / "temp")
-        if text.lstrip("-").isdigit():
-            zones.append((int(text) / 1000, read_text(zone / "type") or zone.name))
-    if not zones:
+    found = zones(root)
+    if not found:
         return None
-    degrees, name = max(zones)
+    degrees, name = max(found)
     return {"zone": name, "celsius": degrees}
 
 
 def throttling(root: Path = Path("/")) -> dict[str, Any] | None:
-    """Raspberry Pi throttle flags in words, now and since boot; None where the machine has no such flags.
-
-    The kernel's file first: asking the firmware through vcgencmd can disturb other users of it.
-    """
-    text = ""
-    for path in sorted((root / "sys/devices/platform").glob("soc*/*firmware/get_throttled")):
-        text = text or read_text(path)
-    if not text and root == Path("/") and shutil.which("vcgencmd"):
-        try:
-            answer = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=2)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        text = answer.stdout.strip().rpartition("=")[2]
-    try:
-        bits = int(text, 16)
-    except ValueError:
+    """Raspberry Pi throttle flags in words, now and since boot; None where the machine has no such flags."""
+    bits = throttle_flags(root)
+    if bits is None:
         return None
     return {
         "flags": hex(bits),
@@ -113,3 +95,11 @@ def peak_memory_mb() -> float | None:
         return None
     unit = 1 if platform.system() == "Darwin" else 1024  # Linux counts in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def resident_memory_mb(root: Path = Path("/")) -> float | None:
+    """Resident memory of this process now, in MB (10**6 bytes); None where the system does not say."""
+    fields = read_text(root / "proc/self/statm").split()
+    if len(fields) < 2 or not fields[1].isdecimal() or not hasattr(os, "sysconf"):
+        return None
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

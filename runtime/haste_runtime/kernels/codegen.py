@@ -24,6 +24,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.descriptors import TargetDescriptor
 from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_override, target_registry
 
+from haste_runtime.kernels.lowering import replace_arithmetic, replace_divisions
+
 TARGET = "haste"
 Progress = Callable[[str], None]
 
@@ -34,13 +36,27 @@ def _quiet(sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """triple, cpu and features in LLVM's words; relocation "pic" for shared objects, "static" for loading here."""
+    """triple, cpu and features in LLVM's words; relocation "pic" for shared objects, "static" for loading here.
+
+    features has to name those that `converts_halves` asks for, even where the cpu implies them.
+    """
 
     triple: str
     cpu: str
     features: str = ""
     relocation: str = "static"
     code_model: str = "jitdefault"
+
+    @property
+    def converts_halves(self) -> bool:
+        """Whether an instruction turns float16 into float32; without one LLVM would call a function that is nowhere.
+
+        All 64-bit ARM CPUs have it, x86 ones with F16C (like all with AVX2), 32-bit ARM ones with VFPv4.
+        """
+        needed = {"x86_64": "+f16c", "armv7": "+fp16"}
+        return self.triple.startswith("aarch64") or any(
+            self.triple.startswith(kind) and word in self.features.split(",") for kind, word in needed.items()
+        )
 
     def target_machine(self) -> Any:
         llvm.initialize_all_targets()
@@ -54,6 +70,15 @@ def this_machine() -> Machine:
     return Machine(
         llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     )  # fmt: skip
+
+
+class _Module(ir.Module):
+    """Knows which machine it is for, which intrinsics may ask."""
+
+    def __init__(self, name: str, machine: Machine) -> None:
+        super().__init__(name)
+        self.machine = machine
+        self.triple = machine.triple
 
 
 class _Haste(CPU):
@@ -89,8 +114,7 @@ class _Codegen(codegen.AOTCPUCodegen):
         self._loopvect, self._opt_level = False, 0
 
     def _create_empty_module(self, name: str) -> Any:
-        module = ir.Module(cgutils.normalize_ir_text(name))
-        module.triple = self._machine.triple
+        module = _Module(cgutils.normalize_ir_text(name), self._machine)
         if self._data_layout:
             module.data_layout = self._data_layout
         return module
@@ -277,13 +301,19 @@ def compile_object(
         if isinstance(linked, _Library):
             module.link_in(linked._get_module_for_linking(), preserve=True)
     for function in module.functions:
-        if not function.is_declaration and function.name not in functions:
-            function.linkage = "internal"
+        if not function.is_declaration:
+            function.add_function_attribute("nounwind")  # no tables for exceptions, and nothing that reads them
+            if function.name not in functions:
+                function.linkage = "internal"
     for variable in module.global_variables:
         if variable.name.startswith("_ZN08NumbaEnv"):
             variable.linkage = "internal"
     progress("translated; LLVM optimises the whole")
+    if machine.triple.startswith("armv7"):
+        module = llvm.parse_assembly(replace_arithmetic(str(module)))
     _optimise(module, generator._tm)
+    if machine.triple.startswith("armv7"):
+        module = llvm.parse_assembly(replace_divisions(str(module)))
     module.verify()
     undefined = tuple(
         f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")

@@ -7,7 +7,6 @@ CPU and the vector width. It is written under a temporary name and renamed, so a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import logging
@@ -22,11 +21,11 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from haste_runtime.cache import CACHE_VARIABLE, cache_folders
+from haste_runtime.kernels.exports import FRAME, exports, prototypes
 from haste_runtime.kernels.lanes import lanes
 
 log = logging.getLogger("haste_runtime")
-CACHE_VARIABLE = "HASTE_CACHE"
-SYMBOL = "haste_frame"
 
 
 def cache_folder() -> Path | None:
@@ -34,11 +33,7 @@ def cache_folder() -> Path | None:
 
     The folder must belong to this user: its contents are run as code.
     """
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    candidates = [Path(user) / "haste-edge", Path(tempfile.gettempdir()) / f"haste-edge-{os.getuid()}"]
-    if os.environ.get(CACHE_VARIABLE):
-        candidates.insert(0, Path(os.environ[CACHE_VARIABLE]))
-    for folder in candidates:
+    for folder in cache_folders():
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK | os.X_OK):
@@ -46,24 +41,29 @@ def cache_folder() -> Path | None:
     return None
 
 
-@functools.cache
-def digest() -> str:
-    """Names the machine code that the kernels as they are would give on this CPU."""
-    parts = [metadata.version("numba"), metadata.version("llvmlite"), str(lanes())]
-    parts += [llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    key = hashlib.sha256("\n".join(parts).encode())
+def digest_of(*machine: str) -> str:
+    """Names the machine code that the kernels as they are would give for a machine, which some words identify."""
+    key = hashlib.sha256("\n".join([metadata.version("numba"), metadata.version("llvmlite"), *machine]).encode())
     folder = resources.files("haste_runtime.kernels")
     for source in sorted((f for f in folder.iterdir() if f.name.endswith(".py")), key=lambda f: f.name):
         key.update(source.name.encode() + source.read_bytes())
     return key.hexdigest()[:24]
 
 
+@functools.cache
+def digest() -> str:
+    """The same for this CPU."""
+    return digest_of(
+        str(lanes()), llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that of many processes that start together one compiles and the others wait."""
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock, so that of many processes that start together one compiles and the others wait."""
     import fcntl
 
-    with (folder / "lock").open("w") as lock:
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -72,31 +72,22 @@ def compile_frame(progress: Callable[[str], None]) -> bytes:
     """The object file with the frame walker and all kernels. Imports numba; takes a quarter of a minute or more."""
     progress("compiling the kernels for this CPU, once; this takes about half a minute")
     started = time.perf_counter()
-    from numba import types
-
-    from haste_runtime.kernels import frame
     from haste_runtime.kernels.codegen import compile_object, this_machine
-    from haste_runtime.kernels.simd import float_ptr, int_ptr, long_ptr
 
-    integer = types.int64
-    signature = types.void(
-        long_ptr, integer, long_ptr, integer, float_ptr, float_ptr, int_ptr, integer, integer, long_ptr, int_ptr,
-        long_ptr, integer, integer,
-    )  # fmt: skip
-    made = compile_object({SYMBOL: (frame.run_frame, signature)}, this_machine(), progress=progress)
+    made = compile_object(exports(), this_machine(), progress=progress)
     progress(f"kernels compiled in {time.perf_counter() - started:.0f} s")
     return made.code
 
 
-def _load(code: bytes) -> tuple[int, Any]:
-    """Address of the walker, and the engine that owns its memory."""
+def load(code: bytes) -> Any:
+    """The engine that owns an object file's memory; ``get_function_address`` finds its symbols."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return engine.get_function_address(SYMBOL), engine
+    return engine
 
 
 def _read(path: Path) -> bytes | None:
@@ -114,20 +105,25 @@ def _keep(path: Path, code: bytes) -> None:
     os.replace(partial.name, path)
 
 
-def _object(progress: Callable[[str], None]) -> tuple[bytes, str]:
-    """The object file, and where it came from in words."""
+def cached(
+    make: Callable[[Callable[[str], None]], bytes], progress: Callable[[str], None], prefix: str = "", key: str = ""
+) -> tuple[bytes, str]:
+    """The object file that ``make`` compiles, or one that was kept; and where it came from in words.
+
+    prefix: tells apart what is compiled from the same kernels. key: `digest_of` the machine, if it is not this one.
+    """
     folder = cache_folder()
     if folder is None:
         log.warning("no folder is writable for compiled kernels, so every start compiles them; set %s", CACHE_VARIABLE)
-        return compile_frame(progress), "compiled, not kept: no folder is writable"
-    path = folder / f"{digest()}.o"
+        return make(progress), "compiled, not kept: no folder is writable"
+    path = folder / f"{prefix}{key or digest()}.o"
     code = _read(path)
     if code is not None:
         return code, f"from {path}"
-    with _alone(folder):
+    with _alone(folder / f"{prefix}lock"):
         code = _read(path)  # another process may have been quicker
         if code is None:
-            code = compile_frame(progress)
+            code = make(progress)
             try:
                 _keep(path, code)
             except OSError as error:
@@ -151,11 +147,6 @@ def compiled_frame() -> Frame:
 
     Raises ImportError where numba is needed for that and missing.
     """
-    code, source = _object(log.info)
-    address, engine = _load(code)
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    kind = ctypes.CFUNCTYPE(
-        None, pointer, number, pointer, number, pointer, pointer, pointer, number, number, pointer, pointer,
-        pointer, number, number,
-    )  # fmt: skip
-    return Frame(kind(address), source, engine)
+    code, source = cached(compile_frame, log.info)
+    engine = load(code)
+    return Frame(prototypes()[FRAME](engine.get_function_address(FRAME)), source, engine)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.layout import ROWS
-from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_block
+from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_stored
 
 at, as_ints = simd.at, simd.as_ints
 vector_load, vector_store, vector_fma, vector_clip = (
     simd.vector_load, simd.vector_store, simd.vector_fma, simd.vector_clip,
 )  # fmt: skip
 W = simd.W
+AHEAD = 18  # filter rows of float32: how far ahead of their use they are asked for
 
 
 @kernel
@@ -31,14 +34,23 @@ def list_pixels(op, first, last, sources, targets, residuals):
 
 
 @kernel
+def block_scales(op, packed, channel, channels):
+    """What `conv_block` needs of a block that begins at ``channel`` of the layer's padded ``channels``."""
+    scale = at(packed, max(op[t.SCALE], 0) + channel)
+    return op[t.SCALE] >= 0, scale, at(scale, channels)
+
+
+@kernel
 def dense_conv(op, arena, packed, index, scratch, worker, workers):
     """act(conv(x) + bias + residual), any kernel, stride, dilation and groups.
 
     A strip of pixels is chosen so that its input stays in the second-level cache while all filters pass over it.
-    Workers share out (strip, group, block) triples.
+    Workers share out (strip, group, block) triples. All channels are the taps of one entry: that makes the inner loop
+    long, and the order of sums is the same.
     """
     pixels, width = op[t.YH] * op[t.YW], op[t.VECTORS] * W
-    taps, strip = op[t.KY] * op[t.KX], op[t.STRIP]
+    taps, strip = op[t.GROUP_IN] * op[t.KY] * op[t.KX], op[t.STRIP]
+    block_size = op[t.BLOCK_STEP] >> op[t.STORED]  # in float32
     if workers > 1:  # no strip so long that others have nothing to do
         strip = min(strip, (pixels + workers * ROWS - 1) // (workers * ROWS) * ROWS)
     sources = as_ints(at(arena, scratch + op[t.PIXELS]))
@@ -49,7 +61,9 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
     filters = at(channels, op[t.GROUP_IN])
     source = at(arena, op[t.X] - op[t.PTOP] * op[t.XROW] - op[t.PLEFT] * op[t.XPIXEL])  # in the zero border
     residual = at(arena, max(op[t.R], 0))
-    block_size = op[t.GROUP_IN] * taps * width
+    padded = op[t.GROUPS] * op[t.BLOCKS] * width
+    ahead = max(1, (AHEAD << op[t.STORED]) // (op[t.KY] * op[t.KX]))
+    one, nothing = np.int64(1), (np.int64(0), source, np.int64(0), sources, spill, np.int64(0))  # is merged
     unit = 0
     for first in range(0, pixels, strip):
         last = min(first + strip, pixels)
@@ -64,13 +78,14 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
                     listed = True
                 number = group * op[t.BLOCKS] + block
                 channel = group * op[t.GROUP_OUT] + block * width
-                conv_block(
-                    op[t.VECTORS], at(packed, op[t.BIAS] + number * width), (last - first, sources, targets, residuals),
-                    taps, at(source, group * op[t.GROUP_IN]), at(index, op[t.TAPS]), op[t.GROUP_IN], channels, filters,
-                    at(packed, op[t.WEIGHT] + number * block_size), 0, spill,
+                scales = block_scales(op, packed, number * width, padded)
+                conv_stored(op[t.STORED], at(packed, op[t.WEIGHT] + number * block_size), (
+                    op[t.VECTORS], at(packed, op[t.BIAS] + number * width), scales,
+                    (last - first, sources, sources, targets, residuals), taps, at(source, group * op[t.GROUP_IN]),
+                    at(index, op[t.TAPS]), one, channels, filters, min(ahead, op[t.GROUP_IN] - 1), nothing,
                     min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
                     at(residual, channel), at(arena, op[t.Y] + channel), spill,
-                )  # fmt: skip
+                ))  # fmt: skip
 
 
 @kernel

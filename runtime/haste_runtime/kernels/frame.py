@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.deep_conv import deep_conv
 from haste_runtime.kernels.dense_conv import dense_conv, depthwise_conv
+from haste_runtime.kernels.elementwise import binary, prelu, unary
 from haste_runtime.kernels.jit import kernel, simd
+from haste_runtime.kernels.look import first_look, record_dense
 from haste_runtime.kernels.merged_conv import merged_conv
-from haste_runtime.kernels.move import clear_border, copy_box, flatten
+from haste_runtime.kernels.move import clear_border, move, reshape
 from haste_runtime.kernels.pointwise import activation, add, scale
 from haste_runtime.kernels.pool import adaptive_pool, average_pool, max_pool, mean
+from haste_runtime.kernels.reduce import reduce
+from haste_runtime.kernels.resample import resample
+from haste_runtime.kernels.softmax import lrn, softmax
+from haste_runtime.kernels.winograd_conv import winograd_conv
+from haste_runtime.kernels.winograd_merged import merged_winograd
 
 at = simd.at
 SPINS = 2000  # a few microseconds: most operations end together
@@ -16,13 +24,49 @@ SPINS = 2000  # a few microseconds: most operations end together
 
 @kernel
 def convolve(op, levels, arena, packed, index, scratch, counters, trace, worker, workers):
-    """Dense or merged, as this frame's level says."""
+    """Dense or merged, as this frame's level says, and the patch in the middle if it is asked."""
     slot = op[t.SLOT]
     if slot >= 0 and levels[slot * t.LEVEL_COLUMNS + t.PATCH] > 0:
         level, counts = at(levels, slot * t.LEVEL_COLUMNS), at(counters, slot * t.COUNTERS)
-        merged_conv(op, level, arena, packed, index, scratch, counts, trace, worker, workers)
+        dense, live, singles, groups = first_look(op, level, arena, index, scratch, counts, worker)
+        seen = (live, singles, groups)
+        if not dense:
+            if level[t.MERGED_WINOGRAD + t.EDGE] > 0:
+                merged_winograd(op, level, arena, packed, index, scratch, counts, trace, seen, worker, workers)
+            else:
+                merged_conv(op, level, arena, packed, index, scratch, counts, trace, seen, worker, workers)
+            return
+        if level[t.TRACE] >= 0 and worker == 0:
+            record_dense(op, level, trace)
+    if op[t.WINOGRAD + t.EDGE] > 0:
+        winograd_conv(op, arena, packed, index, scratch, worker, workers)
+    elif op[t.DEEP]:
+        deep_conv(op, arena, packed, index, scratch, worker, workers)
     else:
         dense_conv(op, arena, packed, index, scratch, worker, workers)
+
+
+@kernel
+def run_other(op, arena, packed, index, scratch, worker, workers):
+    kind = op[t.KIND]
+    if kind == t.UNARY:
+        unary(op, arena, packed, scratch, worker, workers)
+    elif kind == t.PRELU:
+        prelu(op, arena, packed, scratch, worker, workers)
+    elif kind == t.BINARY:
+        binary(op, arena, packed, scratch, worker, workers)
+    elif kind == t.RESAMPLE:
+        resample(op, arena, packed, index, scratch, worker, workers)
+    elif kind == t.REDUCE:
+        reduce(op, arena, scratch, worker, workers)
+    elif kind == t.SOFTMAX:
+        softmax(op, arena, scratch, worker, workers)
+    elif kind == t.LRN:
+        lrn(op, arena, packed, scratch, worker, workers)
+    elif kind == t.RESHAPE:
+        reshape(op, arena, worker, workers)
+    else:
+        move(op, arena, worker, workers)
 
 
 @kernel
@@ -46,10 +90,8 @@ def run_operation(op, levels, arena, packed, index, scratch, counters, trace, wo
         adaptive_pool(op, arena, worker, workers)
     elif kind == t.MEAN:
         mean(op, arena, worker, workers)
-    elif kind == t.FLATTEN:
-        flatten(op, arena, worker, workers)
     else:
-        copy_box(op, arena, index, scratch, worker, workers)
+        run_other(op, arena, packed, index, scratch, worker, workers)
 
 
 @kernel

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from haste_runtime.kernels import layout as t
+from haste_runtime.kernels.affine_patch import choose_affine
+from haste_runtime.kernels.group_sums import dot, dot_both, spread_channels, weigh_patch
 from haste_runtime.kernels.hash_patch import as_double
 from haste_runtime.kernels.jit import kernel, simd
-from haste_runtime.kernels.layout import CHUNK, NO_KEY, POSITION_BITS, RUN, SQUARES
+from haste_runtime.kernels.layout import CHUNK, NO_KEY, POSITION_BITS
 
 at, as_ints, as_shorts, as_doubles = simd.at, simd.as_ints, simd.as_shorts, simd.as_doubles
 W = simd.W
@@ -19,39 +21,6 @@ LANES = 2 * W
 POSITION = (1 << POSITION_BITS) - 1
 DROPPED = -1
 ONE = np.float32(1)
-
-
-@kernel
-def dot(x, y, span):
-    """<x, y> of two int16 rows, an int64; |x| <= 127, or |y| is. Runs are too short for an int32 to overflow."""
-    total = np.int64(0)
-    for first in range(0, span, RUN):
-        part = simd.ints_zero()
-        for i in range(first, min(first + RUN, span), LANES):
-            part = simd.ints_dot(part, x, y, i)
-        total += np.int64(simd.ints_sum(part))
-    return total
-
-
-@kernel
-def dot_both(x, y, z, span):
-    """<x, y> and <x, z>."""
-    first, second = np.int64(0), np.int64(0)
-    for begin in range(0, span, RUN):
-        a, b = simd.ints_zero(), simd.ints_zero()
-        for i in range(begin, min(begin + RUN, span), LANES):
-            a, b = simd.ints_dot(a, x, y, i), simd.ints_dot(b, x, z, i)
-        first += np.int64(simd.ints_sum(a))
-        second += np.int64(simd.ints_sum(b))
-    return first, second
-
-
-@kernel
-def spread_channels(quantised, channels, span, rows):
-    """rows[c] = channel c's quantised pixels, ``span`` int16 in a row."""
-    for block in range(0, channels, LANES):
-        for first in range(0, span, 8):
-            simd.shorts_transpose(at(quantised, block * span + first * LANES), at(rows, block * span + first), span)
 
 
 @kernel
@@ -83,8 +52,8 @@ def find_equal(codes, channels, table, size, leaders):
 def list_groups(leaders, channels, count, start, members, singles):
     """From leaders to lists; count: scratch, C long. Returns (number of singles, number of groups).
 
-    singles: the channels that are alone, in order. start, members: the groups of two and more, by first member; group g
-    is members[start[g] : start[g + 1]].
+    singles: the channels that are alone, in order. start, members: the groups of two and more, by leader; group g is
+    members[start[g] : start[g + 1]], the leader first, the others in order.
     """
     for c in range(channels):
         count[c] = 0
@@ -93,21 +62,22 @@ def list_groups(leaders, channels, count, start, members, singles):
             count[leaders[c]] += 1
     alone, groups, filled = 0, 0, 0
     for c in range(channels):
-        leader = leaders[c]
-        if leader == DROPPED:
+        if leaders[c] != c:
             continue
-        if leader == c:
-            if count[c] == 1:
-                singles[alone] = c
-                alone += 1
-                continue
-            start[groups] = filled
-            groups += 1
-            size_of_group = count[c]
-            count[c] = filled  # from here on: where the group's next member goes
-            filled += size_of_group
-        members[count[leader]] = c
-        count[leader] += 1
+        if count[c] == 1:
+            singles[alone] = c
+            alone += 1
+            continue
+        start[groups], members[filled] = filled, c
+        groups += 1
+        size_of_group = count[c]
+        count[c] = filled + 1  # from here on: where the group's next member goes
+        filled += size_of_group
+    for c in range(channels):
+        leader = leaders[c]
+        if leader != DROPPED and leader != c:
+            members[count[leader]] = c
+            count[leader] += 1
     start[groups] = filled
     return alone, groups
 
@@ -153,23 +123,22 @@ def nearest_leaders(code, codes, found):
 
 
 @kernel
-def weigh_patch(quantised, channels, span, importance, budget, sums, energies):
-    """Fills energies[c] = <q_c, q_c>, as float64 (exactly), and returns each channel's share of the error that may be
-    made: T * budget / C, T being the patch's weighted energy. sums: scratch, int32, 2 W long."""
-    total = np.int64(0)
-    for block in range(0, channels, LANES):
-        count = min(LANES, channels - block)
-        for c in range(count):
-            energies[block + c] = 0
-        for first in range(0, span, SQUARES):
-            part = simd.wide_zero()
-            for i in range(first, min(first + SQUARES, span), 2):
-                part = simd.wide_squares(part, quantised, (block * span) + i * LANES)
-            simd.wide_store(sums, 0, part)
-            for c in range(count):
-                energies[block + c] += np.float64(sums[c])
-                total += np.int64(importance[block + c]) * np.int64(sums[c])
-    return as_double(total) * budget / np.float64(np.int32(channels))
+def share_of_budget(energies, importance, channels, budget):
+    """What each channel may lose: T * budget / C, T being the patch's weighted energy.
+
+    Its integers are added up as doubles, which is exact up to 2^53: 32-bit ARM cannot convert these to int64.
+    """
+    total = 0.0
+    for c in range(channels):
+        total += np.float64(importance[c]) * energies[c]
+    return total * budget / np.float64(np.int32(channels))
+
+
+@kernel
+def drop_small(energies, importance, channels, share, leaders):
+    """`haste_runtime.grouping.by_energy`."""
+    for c in range(channels):
+        leaders[c] = DROPPED if np.float64(importance[c]) * energies[c] <= share else c
 
 
 @kernel
@@ -221,13 +190,17 @@ def choose_leaders(op, level, arena, index, scratch, counters):
         leaders[c], scales[c] = 0, ONE
     quantised = as_shorts(at(arena, scratch + level[t.QUANTISED]))
     rows = as_shorts(at(arena, scratch + level[t.SPREAD]))
-    if policy != t.BY_MEAN:
+    if policy == t.BY_SCALE or policy == t.WITHIN_BUDGET:
         spread_channels(quantised, channels, span, rows)
-    if policy == t.WITHIN_BUDGET:
+    if policy == t.WITHIN_BUDGET or policy == t.BY_ENERGY:
         importance, budget = at(index, level[t.IMPORTANCE]), as_doubles(at(level, t.BUDGET))[0]
         energies = as_doubles(at(arena, scratch + level[t.ENERGIES]))
         sums = as_ints(at(arena, scratch + level[t.SUMS]))
-        share = weigh_patch(quantised, channels, span, importance, budget, sums, energies)
+        weigh_patch(quantised, channels, span, sums, energies)
+        share = share_of_budget(energies, importance, channels, budget)
+        if policy == t.BY_ENERGY:
+            drop_small(energies, importance, channels, share, leaders)
+            return
         patch = np.float64(np.int32(level[t.PATCH]))
         compared, verified = spend_budget(
             codes, importance, channels, share, share / (patch * patch), (rows, span, energies), leaders, scales,
@@ -247,7 +220,10 @@ def choose_leaders(op, level, arena, index, scratch, counters):
 @kernel
 def group_patch(op, level, arena, index, scratch, counters):
     """Group the coded channels of a live patch; returns (singles, groups), which `list_groups` has listed."""
-    choose_leaders(op, level, arena, index, scratch, counters)
+    if level[t.POLICY] == t.WITHIN_AFFINE_BUDGET:
+        choose_affine(op, level, arena, index, scratch, counters)
+    else:
+        choose_leaders(op, level, arena, index, scratch, counters)
     members = as_ints(at(arena, scratch + level[t.MEMBERS]))
     start = as_ints(at(arena, scratch + level[t.START]))
     singles, groups = list_groups(

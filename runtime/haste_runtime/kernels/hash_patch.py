@@ -28,30 +28,53 @@ def patch_peak(x, row_stride, row_length, rows):
 
 
 @kernel
+def quantise_some(source, count, inverse, target):
+    """Fewer channels than lanes, of one pixel."""
+    done = 0
+    if count >= W:
+        simd.quantise_half(source, 0, inverse, target, 0)
+        done = W
+    for i in range(done, count):
+        target[i] = np.int16(np.rint(source[i] * inverse))
+
+
+@kernel
 def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, span, inverse, quantised):
     """int16 copies of the patch, [block of 2 W channels][pixel][2 W]; zero outside rows y0..y1, columns x0..x1.
 
     x points at the patch's pixel (y0, x0), which is inside the map. ``channels`` is also the pixel stride. There are
     ``span`` pixels, side * side and zeros.
     """
-    area = side * side
+    area, whole = side * side, channels - channels % LANES
+    partial = y0 > 0 or x0 > 0 or y1 < side or x1 < side
     for block in range(0, channels, LANES):
         target = at(quantised, block * span)
-        count = min(LANES, channels - block)
-        partial = count < LANES or y0 > 0 or x0 > 0 or y1 < side or x1 < side
-        for i in range(0 if partial else area * LANES, span * LANES):
+        for i in range(0 if partial or block == whole else area * LANES, span * LANES):
             target[i] = 0
-        for y in range(y0, y1):
-            source = at(x, (y - y0) * row_stride + block)
-            line = at(target, (y * side + x0) * LANES)
-            for p in range(x1 - x0):
-                if count == LANES:
-                    simd.quantise(source, p * channels, inverse, line, p * LANES)
-                    continue
-                if count >= W:
-                    simd.quantise_half(source, p * channels, inverse, line, p * LANES)
-                for i in range(W if count >= W else 0, count):
-                    line[p * LANES + i] = np.int16(np.rint(source[p * channels + i] * inverse))
+    for y in range(y0, y1):
+        for p in range(x1 - x0):
+            source, pixel = at(x, (y - y0) * row_stride + p * channels), (y * side + x0 + p) * LANES
+            for block in range(0, whole, LANES):
+                simd.quantise(source, block, inverse, quantised, block * span + pixel)
+            if whole < channels:
+                quantise_some(at(source, whole), channels - whole, inverse, at(quantised, whole * span + pixel))
+
+
+@kernel
+def project_block(source, padded, bits, pixel_lists, starts, sums):
+    """`project_patch` of 2 W channels; their sums of one bit lie ``padded`` apart from those of the next."""
+    for l in range(bits):  # noqa: E741
+        plus, minus, end = starts[2 * l], starts[2 * l + 1], starts[2 * l + 2]
+        while plus < starts[2 * l + 1] or minus < end:
+            total = simd.shorts_zero()
+            last = min(plus + HALF_CHUNK, starts[2 * l + 1])
+            for i in range(plus, last):
+                total = simd.shorts_add(total, source, pixel_lists[i] * LANES)
+            plus, last = last, min(minus + HALF_CHUNK, end)
+            for i in range(minus, last):
+                total = simd.shorts_subtract(total, source, pixel_lists[i] * LANES)
+            minus = last
+            simd.widen_add(sums, l * padded, total)
 
 
 @kernel
@@ -63,20 +86,27 @@ def project_patch(quantised, channels, span, bits, pixel_lists, starts, sums):
     padded = (channels + LANES - 1) // LANES * LANES
     for i in range(bits * padded):
         sums[i] = 0
-    for block in range(0, channels, LANES):
-        source = at(quantised, block * span)
+    for block in range(0, channels - LANES, 2 * LANES):  # two blocks for one look at the lists
+        first, second = at(quantised, block * span), at(quantised, (block + LANES) * span)
         for l in range(bits):  # noqa: E741 - the method's letter for a bit of the code
             plus, minus, end = starts[2 * l], starts[2 * l + 1], starts[2 * l + 2]
             while plus < starts[2 * l + 1] or minus < end:
-                total = simd.shorts_zero()
+                a, b = simd.shorts_zero(), simd.shorts_zero()
                 last = min(plus + HALF_CHUNK, starts[2 * l + 1])
                 for i in range(plus, last):
-                    total = simd.shorts_add(total, source, pixel_lists[i] * LANES)
+                    pixel = pixel_lists[i] * LANES
+                    a, b = simd.shorts_add(a, first, pixel), simd.shorts_add(b, second, pixel)
                 plus, last = last, min(minus + HALF_CHUNK, end)
                 for i in range(minus, last):
-                    total = simd.shorts_subtract(total, source, pixel_lists[i] * LANES)
+                    pixel = pixel_lists[i] * LANES
+                    a, b = simd.shorts_subtract(a, first, pixel), simd.shorts_subtract(b, second, pixel)
                 minus = last
-                simd.widen_add(sums, l * padded + block, total)
+                simd.widen_add(sums, l * padded + block, a)
+                simd.widen_add(sums, l * padded + block + LANES, b)
+    if padded % (2 * LANES) != 0:
+        project_block(
+            at(quantised, (padded - LANES) * span), padded, bits, pixel_lists, starts, at(sums, padded - LANES)
+        )
 
 
 @kernel

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 
 from haste_runtime.errors import BackendError
 
 VARIABLE = "HASTE_LANES"
+REGISTERS_VARIABLE = "HASTE_REGISTERS"
 
 
 @functools.cache
@@ -26,8 +28,15 @@ def lanes() -> int:
     return 8 if features.get("avx2") and features.get("fma") else 4
 
 
+def widest(lanes: int) -> int:
+    """The most vectors of a block: 4 of 6 rows fit the 32 registers of 64-bit ARM and AVX-512, 2 the 16 of AVX2 and of
+    32-bit ARM. HASTE_REGISTERS says how many there are when code is made for another computer."""
+    own = 16 if lanes == 8 or sys.maxsize < 1 << 32 else 32
+    return 2 if int(os.environ.get(REGISTERS_VARIABLE) or own) == 16 else 4
+
+
 def blocks(lanes: int, channels: int) -> tuple[int, int]:
     """(vectors per block, blocks) that cover ``channels`` output channels with the least padding, then widest."""
-    choices = {4: (4, 2, 1), 8: (2, 1), 16: (4, 2, 1)}[lanes]
+    choices = [vectors for vectors in (4, 2, 1) if vectors <= widest(lanes)]
     vectors = min(choices, key=lambda v: (-(-channels // (v * lanes)) * v, -v))
     return vectors, -(-channels // (vectors * lanes))

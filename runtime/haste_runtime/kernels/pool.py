@@ -1,41 +1,60 @@
-"""Pooling: max, average, torch's adaptive windows, and the mean over a whole map. Workers share out the output rows."""
+"""Pooling: max, average, torch's adaptive windows, and the mean over a whole map. Workers share out the output rows.
+
+Channels lie in lanes, and a vector of results stays in its register over the whole window.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from haste_runtime.kernels import layout as t
-from haste_runtime.kernels.jit import kernel
+from haste_runtime.kernels.jit import kernel, simd
 
+at, vector_load, vector_store, vector_fill = simd.at, simd.vector_load, simd.vector_store, simd.vector_fill
+vector_add, vector_divide, vector_larger = simd.vector_add, simd.vector_divide, simd.vector_larger
+W = simd.W
 LOWEST = np.float32(-np.inf)
+ZERO = np.float32(0)
 
 
 @kernel
 def max_window(op, arena, target, y0, y1, x0, x1, step_y, step_x):
     """Largest element per channel of the input rows y0..y1 and columns x0..x1 (exclusive, in steps)."""
-    for c in range(op[t.YC]):
-        arena[target + c] = LOWEST
-    for y in range(y0, y1, step_y):
-        for x in range(x0, x1, step_x):
-            source = op[t.X] + y * op[t.XROW] + x * op[t.XPIXEL]
-            for c in range(op[t.YC]):
-                value = arena[source + c]
-                arena[target + c] = value if value > arena[target + c] else arena[target + c]
+    whole = op[t.YC] - op[t.YC] % W
+    for c in range(0, whole, W):
+        most = vector_fill(LOWEST)
+        for y in range(y0, y1, step_y):
+            row = at(arena, op[t.X] + y * op[t.XROW] + c)
+            for x in range(x0, x1, step_x):
+                most = vector_larger(vector_load(row, x * op[t.XPIXEL]), most)
+        vector_store(arena, target + c, most)
+    for c in range(whole, op[t.YC]):
+        largest = LOWEST
+        for y in range(y0, y1, step_y):
+            for x in range(x0, x1, step_x):
+                value = arena[op[t.X] + y * op[t.XROW] + x * op[t.XPIXEL] + c]
+                largest = value if value > largest else largest
+        arena[target + c] = largest
 
 
 @kernel
 def average_window(op, arena, target, y0, y1, x0, x1, count):
     """Sum per channel over rows y0..y1 and columns x0..x1 (exclusive) in row order, divided by ``count``."""
-    for c in range(op[t.YC]):
-        arena[target + c] = 0
-    for y in range(y0, y1):
-        for x in range(x0, x1):
-            source = op[t.X] + y * op[t.XROW] + x * op[t.XPIXEL]
-            for c in range(op[t.YC]):
-                arena[target + c] += arena[source + c]
     divisor = np.float32(count)
-    for c in range(op[t.YC]):
-        arena[target + c] /= divisor
+    whole = op[t.YC] - op[t.YC] % W
+    for c in range(0, whole, W):
+        total = vector_fill(ZERO)
+        for y in range(y0, y1):
+            row = at(arena, op[t.X] + y * op[t.XROW] + c)
+            for x in range(x0, x1):
+                total = vector_add(total, vector_load(row, x * op[t.XPIXEL]))
+        vector_store(arena, target + c, vector_divide(total, vector_fill(divisor)))
+    for c in range(whole, op[t.YC]):
+        sum_ = ZERO
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                sum_ += arena[op[t.X] + y * op[t.XROW] + x * op[t.XPIXEL] + c]
+        arena[target + c] = sum_ / divisor
 
 
 @kernel

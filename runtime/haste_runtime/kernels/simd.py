@@ -3,7 +3,8 @@
 Pointers are Numba's ``CPointer``; offsets count elements. A `Vec` is one register of W float32 lanes. A `Tile` is rows
 x vectors of registers: the accumulators of the convolution micro-kernel, one row per output pixel and W output channels
 per vector. LLVM keeps a tile in registers as long as it fits (16 on AVX2, 32 on NEON and AVX-512). Intrinsics on
-integers are defined in `haste_runtime.kernels.simd_integers`. One source serves every width: W is fixed per process by
+integers are defined in `haste_runtime.kernels.simd_integers`, those that functions are made of in
+`haste_runtime.kernels.simd_functions`. One source serves every width: W is fixed per process by
 `haste_runtime.kernels.lanes`.
 
 With ``NUMBA_DISABLE_JIT=1`` the names mean the numpy twins in `haste_runtime.kernels.simd_twins`, so every kernel also
@@ -19,7 +20,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from haste_runtime.kernels.simd_emit import call, fma, load, number, splat, store
+from haste_runtime.kernels.simd_emit import call, fma, load, load_floats, number, splat, store
+from haste_runtime.kernels.simd_functions import (
+    vector_absolute,
+    vector_exponent,
+    vector_mantissa,
+    vector_polynomial,
+    vector_power_of_two,
+    vector_round,
+    vector_smaller,
+    vector_square_root,
+    vector_subtract,
+    vector_where_below,
+    vector_with_sign,
+)
 from haste_runtime.kernels.simd_integers import (
     ints_dot,
     ints_sum,
@@ -29,6 +43,7 @@ from haste_runtime.kernels.simd_integers import (
     keys_least,
     keys_none,
     keys_of,
+    keys_of_products,
     keys_smaller,
     quantise,
     quantise_half,
@@ -53,8 +68,10 @@ from haste_runtime.kernels.simd_types import (
     Pixels,
     Tile,
     W,
+    byte_ptr,
     double_ptr,
     float_ptr,
+    half_ptr,
     int_ptr,
     long_ptr,
     short_ptr,
@@ -63,10 +80,14 @@ from haste_runtime.kernels.simd_types import (
 
 __all__ = [
     "W", "float_ptr", "int_ptr", "ints_dot", "ints_sum", "ints_zero", "keys_instead", "keys_larger", "keys_least",
-    "keys_none", "keys_of", "keys_smaller", "long_ptr", "quantise", "quantise_half", "shorts_add", "shorts_store",
-    "shorts_subtract", "shorts_transpose", "shorts_zero", "wide_squares", "wide_store",
+    "keys_none", "keys_of", "keys_of_products", "keys_smaller", "long_ptr", "quantise", "quantise_half",
+    "shorts_add", "shorts_store", "shorts_subtract", "shorts_transpose", "shorts_zero", "vector_absolute",
+    "vector_exponent", "vector_mantissa", "vector_polynomial", "vector_power_of_two", "vector_round", "vector_smaller",
+    "vector_square_root", "vector_subtract", "vector_where_below", "vector_with_sign", "wide_squares", "wide_store",
     "wide_zero", "widen_add",
 ]  # fmt: skip
+
+LINE_BYTES = 64  # of a cache line
 
 # ---- pointers --------------------------------------------------------------------------------------------------------
 
@@ -90,6 +111,18 @@ def as_shorts(typing: Any, pointer: Any) -> Any:
 
 
 @intrinsic
+def as_halves(typing: Any, pointer: Any) -> Any:
+    """The same memory as float16; it is read by `vector_load` and `tile_fma` only."""
+    return half_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], I16.as_pointer())
+
+
+@intrinsic
+def as_bytes(typing: Any, pointer: Any) -> Any:
+    """The same memory as int8."""
+    return byte_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], I8.as_pointer())
+
+
+@intrinsic
 def as_longs(typing: Any, pointer: Any) -> Any:
     """The same memory as int64; it must begin at a multiple of 8 bytes."""
     return long_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], I64.as_pointer())
@@ -101,15 +134,19 @@ def as_doubles(typing: Any, pointer: Any) -> Any:
     return double_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], F64.as_pointer())
 
 
+def _ask(b: Any, place: Any) -> None:
+    line = b.bitcast(place, I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [line, number(0), number(2), number(1)])
+
+
 @intrinsic
 def prefetch(typing: Any, pointer: Any, offset: Any) -> Any:
     """Ask for the cache line of pointer[offset]; never faults."""
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        line = b.bitcast(b.gep(a[0], [a[1]]), I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        b.call(function, [line, number(0), number(2), number(1)])
+        _ask(b, b.gep(a[0], [a[1]]))
         return c.get_dummy_value()
 
     return types.void(pointer, types.int64), emit
@@ -151,7 +188,8 @@ def yield_processor(typing: Any) -> Any:
 
 @intrinsic
 def vector_load(typing: Any, pointer: Any, offset: Any) -> Any:
-    return vec(pointer, types.int64), lambda c, b, s, a: load(b, a[0], a[1], VECTOR, 4)
+    """W numbers, decoded where they are stored as float16 or int8."""
+    return vec(pointer, types.int64), lambda c, b, s, a: load_floats(b, a[0], a[1])
 
 
 @intrinsic
@@ -172,6 +210,22 @@ def vector_fill(typing: Any, value: Any) -> Any:
 @intrinsic
 def vector_add(typing: Any, x: Any, y: Any) -> Any:
     return vec(x, y), lambda c, b, s, a: b.fadd(*a)
+
+
+@intrinsic
+def vector_multiply(typing: Any, x: Any, y: Any) -> Any:
+    return vec(vec, vec), lambda c, b, s, a: b.fmul(*a)
+
+
+@intrinsic
+def vector_divide(typing: Any, x: Any, y: Any) -> Any:
+    return vec(vec, vec), lambda c, b, s, a: b.fdiv(*a)
+
+
+@intrinsic
+def vector_larger(typing: Any, x: Any, y: Any) -> Any:
+    """Per lane the larger of the two; ``y`` where they do not compare."""
+    return vec(vec, vec), lambda c, b, s, a: b.select(b.fcmp_ordered(">", *a), *a)
 
 
 @intrinsic
@@ -262,6 +316,34 @@ def tile_repeat(typing: Any, row: Any, rows: Any) -> Any:
 
 
 @intrinsic
+def tile_width(typing: Any, tile: Any) -> Any:
+    """How many channels a tile has: a constant, which its type tells."""
+    return types.int64(tile), lambda c, b, s, a: number(tile.vectors * W, I64)
+
+
+@intrinsic
+def tile_load(typing: Any, tile: Any, pointer: Any) -> Any:
+    """A tile of the same size as ``tile``, whose rows follow each other in memory."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        return _per_register(b, a[0], lambda k, _: load(b, a[1], number(k * W, I64), VECTOR, 4))
+
+    return tile(tile, pointer), emit
+
+
+@intrinsic
+def tile_keep(typing: Any, tile: Any, pointer: Any) -> Any:
+    """Store a tile so that `tile_load` finds it."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        for k in range(a[0].type.count):
+            store(b, b.extract_value(a[0], k), a[1], number(k * W, I64), 4)
+        return c.get_dummy_value()
+
+    return types.void(tile, pointer), emit
+
+
+@intrinsic
 def tile_pixels(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
     """One pointer per row of ``tile``: pointer + offsets[row] (int32)."""
     kind = Pixels(tile.rows)
@@ -277,11 +359,14 @@ def tile_pixels(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
 
 @intrinsic
 def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> Any:
-    """tile[i, j] += pixels[i][offset] * weights[j * W : (j + 1) * W], each a fused multiply-add."""
+    """tile[i, j] += pixels[i][offset] * weights[j * W : (j + 1) * W], each a fused multiply-add.
+
+    The weights are decoded where they are stored as float16 or int8.
+    """
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
         accumulators, pixels, offset, pointer = a
-        filters = [load(b, pointer, number(j * W, I64), VECTOR, 4) for j in range(tile.vectors)]
+        filters = [load_floats(b, pointer, number(j * W, I64)) for j in range(tile.vectors)]
         for i in range(tile.rows):
             scalar = b.load(b.gep(b.extract_value(pixels, i), [offset]), align=4)
             pixel = splat(b, scalar, VECTOR)
@@ -293,6 +378,19 @@ def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> 
         return accumulators
 
     return tile(tile, pixels, types.int64, weights), emit
+
+
+@intrinsic
+def tile_prefetch(typing: Any, tile: Any, weights: Any, offset: Any) -> Any:
+    """Ask for every cache line of the filters that `tile_fma` would read from weights[offset] on; never faults."""
+    step = LINE_BYTES * 8 // weights.dtype.bitwidth
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        for i in range(0, tile.vectors * W, step):
+            _ask(b, b.gep(a[1], [b.add(a[2], number(i, I64))]))
+        return c.get_dummy_value()
+
+    return types.void(tile, weights, types.int64), emit
 
 
 @intrinsic
@@ -308,6 +406,21 @@ def tile_add(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
         return _per_register(b, a[0], add)
 
     return tile(tile, pointer, offsets), emit
+
+
+@intrinsic
+def tile_scale(typing: Any, tile: Any, scale: Any, bias: Any) -> Any:
+    """tile[i, j] = tile[i, j] * scale[j * W ...] + bias[j * W ...], each a fused multiply-add."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        factors, shifts = (
+            [load(b, pointer, number(j * W, I64), VECTOR, 4) for j in range(tile.vectors)] for pointer in a[1:]
+        )
+        return _per_register(
+            b, a[0], lambda k, register: fma(b, register, factors[k % tile.vectors], shifts[k % tile.vectors])
+        )
+
+    return tile(tile, scale, bias), emit
 
 
 @intrinsic

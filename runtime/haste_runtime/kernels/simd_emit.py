@@ -7,7 +7,7 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import cgutils
 
-from haste_runtime.kernels.simd_types import I32, VECTOR, W
+from haste_runtime.kernels.simd_types import F16, I8, I16, I32, VECTOR, W
 
 
 def number(value: int, kind: Any = I32) -> Any:
@@ -16,6 +16,27 @@ def number(value: int, kind: Any = I32) -> Any:
 
 def load(b: Any, pointer: Any, offset: Any, kind: Any, align: int) -> Any:
     return b.load(b.bitcast(b.gep(pointer, [offset]), kind.as_pointer()), align=align)
+
+
+def load_floats(b: Any, pointer: Any, offset: Any) -> Any:
+    """W numbers as a vector of float32, whatever they are stored as: float32, float16 (a pointer to 16-bit integers) or
+    int8. Exact for all finite numbers."""
+    if pointer.type.pointee == I8:
+        return b.sitofp(b.sext(load(b, pointer, offset, ir.VectorType(I8, W), 1), ir.VectorType(I32, W)), VECTOR)
+    if pointer.type.pointee != I16:
+        return load(b, pointer, offset, VECTOR, 4)
+    if b.module.machine.converts_halves:
+        if b.module.triple.startswith("armv7") and W == 4:  # LLVM would convert lane by lane
+            bits = load(b, pointer, offset, ir.VectorType(I16, W), 2)
+            return call(b, "llvm.arm.neon.vcvthf2fp", VECTOR, [bits])
+        return b.fpext(load(b, pointer, offset, ir.VectorType(F16, W), 2), VECTOR)
+    # Sign to its place, exponent and fraction to theirs; what the exponents' biases differ by is a factor of 2^112.
+    wide = ir.VectorType(I32, W)
+    bits = b.zext(load(b, pointer, offset, ir.VectorType(I16, W), 2), wide)
+    sign, rest = (b.and_(bits, ir.Constant(wide, [mask] * W)) for mask in (0x8000, 0x7FFF))
+    magnitude = b.bitcast(b.shl(rest, ir.Constant(wide, [13] * W)), VECTOR)
+    magnitude = b.fmul(magnitude, ir.Constant(VECTOR, [2.0**112] * W))
+    return b.bitcast(b.or_(b.bitcast(magnitude, wide), b.shl(sign, ir.Constant(wide, [16] * W))), VECTOR)
 
 
 def store(b: Any, value: Any, pointer: Any, offset: Any, align: int) -> None:

@@ -12,9 +12,9 @@ import llvmlite.ir as ir
 from numba import types
 from numba.extending import intrinsic
 
-from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS
+from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS, SHORT_POSITION_BITS
 from haste_runtime.kernels.simd_emit import call, load, number, splat, store
-from haste_runtime.kernels.simd_types import F32, I16, I32, I64, INTS, SHORTS, WIDE, W, ints, shorts, wide
+from haste_runtime.kernels.simd_types import F32, I16, I32, I64, INTS, SHORTS, VECTOR, WIDE, W, ints, shorts, wide
 
 LANES = 2 * W
 
@@ -194,6 +194,22 @@ def keys_of(typing: Any, code: Any, codes: Any, first: Any, count: Any) -> Any:
         return b.select(exists, key, ir.Constant(INTS, [NO_KEY] * W))
 
     return ints(types.int32, codes, types.int64, types.int64), emit
+
+
+@intrinsic
+def keys_of_products(typing: Any, products: Any, first: Any, count: Any) -> Any:
+    """Keys (2^15 - 1 - magnitude) << `SHORT_POSITION_BITS` | position of W floats that are whole numbers below 2^15 in
+    magnitude, at positions from ``first`` on; `NO_KEY` from position ``count`` on."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        whole = b.fptosi(call(b, f"llvm.fabs.v{W}f32", VECTOR, [a[0]]), INTS)
+        rank = b.sub(ir.Constant(INTS, [0x7FFF] * W), whole)
+        position = b.add(splat(b, b.trunc(a[1], I32), INTS), ir.Constant(INTS, list(range(W))))
+        key = b.or_(b.shl(rank, ir.Constant(INTS, [SHORT_POSITION_BITS] * W)), position)
+        exists = b.icmp_signed("<", position, splat(b, b.trunc(a[2], I32), INTS))
+        return b.select(exists, key, ir.Constant(INTS, [NO_KEY] * W))
+
+    return ints(products, types.int64, types.int64), emit
 
 
 @intrinsic

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.kernels.lanes import lanes
-from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS
+from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS, SHORT_POSITION_BITS
 
 W = lanes()
 Array = NDArray[Any]
+unwarned = np.errstate(all="ignore")  # lanes behind the last number hold anything
 
 
 def at(pointer: Array, offset: int) -> Array:
@@ -28,6 +29,14 @@ def as_ints(pointer: Array) -> Array:
 
 def as_shorts(pointer: Array) -> Array:
     return pointer.view(np.int16)
+
+
+def as_halves(pointer: Array) -> Array:
+    return pointer.view(np.float16)
+
+
+def as_bytes(pointer: Array) -> Array:
+    return pointer.view(np.int8)
 
 
 def as_longs(pointer: Array) -> Array:
@@ -55,7 +64,7 @@ def yield_processor() -> None:
 
 
 def vector_load(pointer: Array, offset: int) -> Array:
-    return pointer[offset : offset + W].copy()
+    return pointer[offset : offset + W].astype(np.float32)
 
 
 def vector_store(pointer: Array, offset: int, value: Array) -> None:
@@ -66,20 +75,93 @@ def vector_fill(value: float) -> Array:
     return np.full(W, value, np.float32)
 
 
+@unwarned
 def vector_add(x: Array, y: Array) -> Array:
     return x + y
 
 
+@unwarned
+def vector_multiply(x: Array, y: Array) -> Array:
+    return x * y
+
+
+@unwarned
+def vector_divide(x: Array, y: Array) -> Array:
+    return x / y
+
+
+def vector_larger(x: Array, y: Array) -> Array:
+    return np.where(x > y, x, y)
+
+
+@unwarned
 def vector_scale(x: Array, factor: float) -> Array:
     return x * np.float32(factor)
 
 
+@unwarned
 def vector_fma(total: Array, x: Array, y: Array) -> Array:
     return (total.astype(np.float64) + x.astype(np.float64) * y).astype(np.float32)
 
 
+@unwarned
 def vector_clip(x: Array, upper: float) -> Array:
     return np.minimum(np.maximum(x, np.float32(0)), np.float32(upper))
+
+
+@unwarned
+def vector_subtract(x: Array, y: Array) -> Array:
+    return x - y
+
+
+def vector_smaller(x: Array, y: Array) -> Array:
+    return np.where(x < y, x, y)
+
+
+def vector_where_below(x: Array, y: Array, below: Array, otherwise: Array) -> Array:
+    return np.where(x < y, below, otherwise)
+
+
+def vector_absolute(x: Array) -> Array:
+    return np.abs(x)
+
+
+def vector_with_sign(x: Array, sign: Array) -> Array:
+    return np.copysign(x, sign)
+
+
+@unwarned
+def vector_square_root(x: Array) -> Array:
+    return np.sqrt(x)
+
+
+def vector_round(x: Array) -> Array:
+    return np.rint(x)
+
+
+@unwarned
+def vector_power_of_two(exponent: Array) -> Array:
+    return np.ldexp(np.float32(1), exponent.astype(np.int32))
+
+
+def vector_polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
+    total = vector_fill(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = vector_fma(vector_fill(coefficient), total, x)
+    return total
+
+
+def _above_root_of_half(x: Array) -> Array:
+    return x.view(np.int32) - np.float32(np.sqrt(0.5)).view(np.int32)
+
+
+def vector_exponent(x: Array) -> Array:
+    return (_above_root_of_half(x) >> 23).astype(np.float32)
+
+
+@unwarned
+def vector_mantissa(x: Array) -> Array:
+    return np.ldexp(x, -(_above_root_of_half(x) >> 23))
 
 
 def transpose(source: Array, step: int, target: Array, target_step: int) -> None:
@@ -162,6 +244,12 @@ def keys_of(code: int, codes: Array, first: int, count: int) -> Array:
     return np.where(position < count, np.array(distance, np.int32) << POSITION_BITS | position, np.int32(NO_KEY))
 
 
+def keys_of_products(products: Array, first: int, count: int) -> Array:
+    positions = np.arange(first, first + W, dtype=np.int32)
+    keys = (np.int32(0x7FFF) - np.abs(products).astype(np.int32)) << np.int32(SHORT_POSITION_BITS) | positions
+    return np.where(positions < count, keys, np.int32(NO_KEY))
+
+
 def keys_smaller(x: Array, y: Array) -> Array:
     return np.minimum(x, y)
 
@@ -186,6 +274,18 @@ def tile_repeat(row: Array, rows: int) -> Array:
     return np.repeat(row, rows, axis=0)
 
 
+def tile_width(tile: Array) -> int:
+    return tile.shape[1] * W
+
+
+def tile_load(tile: Array, pointer: Array) -> Array:
+    return pointer[: tile.size].reshape(tile.shape).copy()
+
+
+def tile_keep(tile: Array, pointer: Array) -> None:
+    pointer[: tile.size] = tile.reshape(-1)
+
+
 def tile_pixels(tile: Array, pointer: Array, offsets: Array) -> list[Array]:
     return [pointer[int(offset) :] for offset in offsets[: len(tile)]]
 
@@ -196,9 +296,18 @@ def tile_fma(tile: Array, pixels: list[Array], offset: int, weights: Array) -> A
     return (tile + pixel * filters).astype(np.float32)
 
 
+def tile_prefetch(tile: Array, weights: Array, offset: int) -> None:
+    pass
+
+
 def tile_add(tile: Array, pointer: Array, offsets: Array) -> Array:
     n = tile.shape[1] * W
     return tile + np.stack([pointer[o : o + n] for o in offsets[: len(tile)]]).reshape(tile.shape)
+
+
+def tile_scale(tile: Array, scale: Array, bias: Array) -> Array:
+    factors, shifts = (p[: tile.shape[1] * W].astype(np.float64).reshape(1, -1, W) for p in (scale, bias))
+    return (tile * factors + shifts).astype(np.float32)
 
 
 def tile_clip(tile: Array, upper: float) -> Array:

@@ -12,12 +12,13 @@ from haste_runtime.kernels.lanes import lanes
 
 W = lanes()
 F32, F64 = ir.FloatType(), ir.DoubleType()
-I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F16, I8, I16, I32, I64 = ir.HalfType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, W)
 SHORTS = ir.VectorType(I16, 2 * W)
 INTS, WIDE = ir.VectorType(I32, W), ir.VectorType(I32, 2 * W)
 
 float_ptr, int_ptr, short_ptr = types.CPointer(types.float32), types.CPointer(types.int32), types.CPointer(types.int16)
+half_ptr, byte_ptr = types.CPointer(types.uint16), types.CPointer(types.int8)  # stored weights: float16, int8
 long_ptr, double_ptr = types.CPointer(types.int64), types.CPointer(types.float64)
 
 

@@ -4,6 +4,9 @@ An *entry* is one input plane with one filter: a pair of offsets. Dense convolut
 convolution lists the channels that are alone, in place, and then the groups, whose planes and filters lie in scratch.
 Each output element is one chain of fused multiply-adds in the order (entry, ky, kx), starting at the bias, so results
 are the same on every CPU and for every register width.
+
+Weights stored as float16 or int8 are decoded on their way into registers; a pointer's type says how. The chain of int8
+starts at 0 and multiplies the integers; one more multiply-add with scale and bias ends it.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ from __future__ import annotations
 import numpy as np
 
 from haste_runtime.kernels.jit import kernel, simd
-from haste_runtime.kernels.layout import NO_LIMIT, RELU, ROWS
+from haste_runtime.kernels.lanes import widest
+from haste_runtime.kernels.layout import BYTES, HALVES, NO_LIMIT, RELU, ROWS
 
-at, prefetch = simd.at, simd.prefetch
-tile_bias, tile_repeat, tile_pixels, tile_fma = simd.tile_bias, simd.tile_repeat, simd.tile_pixels, simd.tile_fma
-tile_add, tile_clip, tile_store = simd.tile_add, simd.tile_clip, simd.tile_store
+at = simd.at
+tile_bias, tile_repeat, tile_width = simd.tile_bias, simd.tile_repeat, simd.tile_width
+tile_pixels, tile_fma, tile_prefetch = simd.tile_pixels, simd.tile_fma, simd.tile_prefetch
+tile_scale, tile_add, tile_clip, tile_store = simd.tile_scale, simd.tile_add, simd.tile_clip, simd.tile_store
 
 INFINITY = np.float32(np.inf)
 SIX = np.float32(6)
-W = simd.W
-AHEAD = 16  # taps: how far ahead of its use a filter row is asked for
+W, WIDEST = simd.W, widest(simd.W)
+NEAR = 2  # entries: how far ahead of its use the filter of a channel that is kept is asked for
 
 
 @kernel
@@ -30,36 +35,41 @@ def upper_limit(activation):
 
 
 @kernel
-def conv_tile(tile, sources, entries):
-    """Multiply-add all entries into ``tile``, whose rows are the pixels that begin at ``sources``.
+def conv_tile(tile, sources, inner, entries):
+    """Multiply-add all entries into ``tile``: row i begins at sources[i] of the map, at inner[i] of merged planes.
 
-    entries: (width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters), see `conv_block`;
-    ``width`` output channels per filter row.
+    entries: (first, last, source, tap_offsets, singles, inputs, weights, ahead, packed, merged), see `conv_block`; only
+    taps first .. last-1 are multiplied, and filters are asked for ``ahead`` entries before their use.
     """
-    width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters = entries
+    first, last, source, tap_offsets, singles, inputs, weights, ahead, packed, merged = entries
+    width = tile_width(tile)
     pixels = tile_pixels(tile, source, sources)
     for k in range(singles):
-        x, w = inputs[k], at(packed, weights[k])
-        for t in range(taps):
-            prefetch(w, AHEAD * width)
+        x, w, far = inputs[k], at(packed, weights[k] + first * width), weights[k + ahead] - weights[k]
+        for t in range(first, last):
+            tile_prefetch(tile, w, far)
             tile = tile_fma(tile, pixels, x + tap_offsets[t], w)
             w = at(w, width)
-    w = filters
-    for k in range(singles, singles + groups):
-        x = inputs[k]
-        for t in range(taps):
-            tile = tile_fma(tile, pixels, x + tap_offsets[t], w)
+    groups, planes, plane, plane_taps, filters, step = merged
+    pixels = tile_pixels(tile, planes, inner)
+    for k in range(groups):
+        x, w = k * plane, at(filters, k * step + first * width)
+        for t in range(first, last):
+            tile = tile_fma(tile, pixels, x + plane_taps[t], w)
             w = at(w, width)
     return tile
 
 
 @kernel
 def finish_tile(tile, rows, targets, residuals, ending):
-    """Residual, activation, store; a block with fewer than ``width`` valid channels goes through ``spill``.
+    """Scale, residual, activation, store; a block with fewer than ``width`` valid channels goes through ``spill``.
 
-    ending: (width, valid, activation, residual, target, spill), see `conv_block`.
+    ending: (scaled, scale, shift, valid, activation, residual, target, spill), see `conv_block`.
     """
-    width, valid, activation, residual, target, spill = ending
+    scaled, scale, shift, valid, activation, residual, target, spill = ending
+    width = tile_width(tile)
+    if scaled:
+        tile = tile_scale(tile, scale, shift)
     if residuals[0] >= 0:
         tile = tile_add(tile, residual, residuals)
     if activation != NO_LIMIT:
@@ -77,49 +87,66 @@ def finish_tile(tile, rows, targets, residuals, ending):
 
 
 @kernel
-def conv_rows(row, rows, sources, targets, residuals, entries, ending):
+def conv_rows(row, rows, sources, inner, targets, residuals, entries, ending):
     """One tile of ``rows`` pixels, each starting from the biases ``row``. A tile's size is part of its type."""
     if rows == 6:
-        finish_tile(conv_tile(tile_repeat(row, 6), sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(tile_repeat(row, 6), sources, inner, entries), rows, targets, residuals, ending)
     elif rows == 5:
-        finish_tile(conv_tile(tile_repeat(row, 5), sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(tile_repeat(row, 5), sources, inner, entries), rows, targets, residuals, ending)
     elif rows == 4:
-        finish_tile(conv_tile(tile_repeat(row, 4), sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(tile_repeat(row, 4), sources, inner, entries), rows, targets, residuals, ending)
     elif rows == 3:
-        finish_tile(conv_tile(tile_repeat(row, 3), sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(tile_repeat(row, 3), sources, inner, entries), rows, targets, residuals, ending)
     elif rows == 2:
-        finish_tile(conv_tile(tile_repeat(row, 2), sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(tile_repeat(row, 2), sources, inner, entries), rows, targets, residuals, ending)
     else:
-        finish_tile(conv_tile(row, sources, entries), rows, targets, residuals, ending)
+        finish_tile(conv_tile(row, sources, inner, entries), rows, targets, residuals, ending)
 
 
 @kernel
 def conv_pixels(row, pixels, entries, ending):
     """One block of output channels at a list of pixels, tile after tile."""
-    count, sources, targets, residuals = pixels
+    count, sources, inner, targets, residuals = pixels
     for p in range(0, count, ROWS):
-        conv_rows(row, min(ROWS, count - p), at(sources, p), at(targets, p), at(residuals, p), entries, ending)
+        rows = min(ROWS, count - p)
+        conv_rows(row, rows, at(sources, p), at(inner, p), at(targets, p), at(residuals, p), entries, ending)
 
 
 @kernel
 def conv_block(
-    vectors, bias, pixels, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters,
+    packed, vectors, bias, scales, pixels, taps, source, tap_offsets, singles, inputs, weights, ahead, merged,
     valid, activation, residual, target, spill,
 ):  # fmt: skip
-    """One block of ``vectors`` * W output channels, whose biases are ``bias``, at a list of pixels.
+    """One block of ``vectors`` * W output channels at a list of pixels.
 
-    pixels: (count, sources, targets, residuals): how many, and for each its receptive field's first element in a plane
-    of ``source``, its place in ``target`` and in ``residual``; residuals[0] < 0 means that there is no residual.
-    tap_offsets[t]: from a receptive field's first element to tap t. singles, groups: how many entries of each kind.
-    inputs[k], weights[k]: entry k's plane in ``source`` and its filter in ``packed``; the groups, which come last, have
-    their filters in a row in ``filters``. valid: channels of the block that exist. All offsets are int32.
+    packed: the block's filters; its type says how they are stored.
+    bias: what the sums begin with. scales: (scaled, scale, shift): whether they are multiplied by ``scale`` and added
+    to ``shift`` in the end.
+    pixels: (count, sources, inner, targets, residuals): how many, and for each its receptive field's first element in a
+    channel of ``source`` and in a merged plane, its place in ``target`` and in ``residual``; residuals[0] < 0 means
+    that there is no residual. tap_offsets[t]: from a receptive field's first element to tap t.
+    singles: how many channels stand for themselves; inputs[k], weights[k]: where the k-th begins in ``source``, and its
+    filter in ``packed``, which is asked for ``ahead`` entries before its use: as many more offsets are read.
+    merged: (groups, planes, plane, plane_taps, filters, step): how many groups follow, their planes, ``plane`` floats
+    each, the offsets of taps in them, and their filters, float32 in any case, one every ``step`` floats.
+    valid: channels of the block that exist. All offsets are int32.
     """
-    width = vectors * W
-    entries = (width, taps, source, tap_offsets, singles, inputs, weights, packed, groups, filters)
-    ending = (width, valid, activation, residual, target, spill)
+    entries = (np.int64(0), taps, source, tap_offsets, singles, inputs, weights, ahead, packed, merged)
+    ending = (*scales, valid, activation, residual, target, spill)
     if vectors == 1:
         conv_pixels(tile_bias(1, bias, 0), pixels, entries, ending)
     elif vectors == 2:
         conv_pixels(tile_bias(2, bias, 0), pixels, entries, ending)
-    elif W != 8:  # 4 vectors of 6 rows fit NEON's and AVX-512's 32 registers, not AVX2's 16
+    elif WIDEST == 4:
         conv_pixels(tile_bias(4, bias, 0), pixels, entries, ending)
+
+
+@kernel
+def conv_stored(stored, packed, block):
+    """`conv_block` of weights that are ``stored`` as layout.FLOATS, HALVES or BYTES; block: its other arguments."""
+    if stored == BYTES:
+        conv_block(simd.as_bytes(packed), *block)
+    elif stored == HALVES:
+        conv_block(simd.as_halves(packed), *block)
+    else:
+        conv_block(packed, *block)

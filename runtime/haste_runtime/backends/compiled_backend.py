@@ -1,0 +1,233 @@
+"""What the compiled backends share: one call per frame into `haste_runtime.kernels`, and one arena made at load.
+
+Where the machine code comes from is all they differ in: `haste_runtime.backends.numba_backend` compiles it on this
+computer, `haste_runtime.backends.native_backend` loads what was compiled on another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haste_runtime.backends import check_threads
+from haste_runtime.bundle import Bundle
+from haste_runtime.flops import LayerCounts
+from haste_runtime.graph import Shape
+from haste_runtime.kernels import layout as t
+from haste_runtime.memory import Map
+from haste_runtime.table import Table, build_table, lined_up
+
+COLOURS = 4  # planes of a picture at most
+Walk = Callable[..., None]  # level, worker, workers; for `profile` also the first operation, and how many
+
+
+class Frame(NamedTuple):
+    """Machine code. call: the function `haste_runtime.kernels.exports.FRAME`, which releases the GIL; lanes: float32 in
+    a vector, for which the execution table must be built; source: where it comes from, in words; code: names it."""
+
+    call: Callable[..., None]
+    lanes: int
+    source: str
+    code: str
+
+
+class CompiledBackend:
+    """Runs the execution table with compiled kernels. The interface is `haste_runtime.backends.Backend`.
+
+    More threads share out each operation: they are parked between frames and meet after every operation within one.
+    source, code, lanes: see `Frame`.
+    """
+
+    name: str
+
+    def __init__(self, bundle: Bundle, frame: Frame, threads: int = 1, trace: bool = False) -> None:
+        table = build_table(bundle, frame.lanes)
+        self._packed = table.packed
+        self._table = replace(table, packed=np.empty(0, np.float32))  # `close` lets go of the other reference
+        self._plan, self._outputs = bundle.plan, bundle.graph.outputs
+        self._operations, self._index = table.operations, table.index
+        self._arena = lined_up(table.scratch + threads * table.room, np.float32)
+        self._counters = np.zeros((threads, len(table.slots), t.COUNTERS), np.int64)
+        self._trace = np.zeros(table.trace if trace else 0, np.int32)
+        self._levels = table.levels
+        untraced = ~(trace & (self._levels[:, :, t.PATCH] > 0))
+        self._levels[:, :, t.TRACE][untraced] = -1
+        self._arrivals = np.zeros(1, np.int64)
+        self._inputs = {v.name: _input(*_view(self._arena, table.maps[v.name])) for v in bundle.graph.inputs}
+        self._results = {
+            name: _result(_view(self._arena, table.maps[name])[1], table.shapes[name]) for name in self._outputs
+        }
+        self._level = 0
+        self.source, self.code, self.lanes = frame.source, frame.code, frame.lanes
+        self._walk = self._walker(frame)
+        self._team = _Team(self._walk, threads)
+
+    def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
+        self.fill(frames)
+        self._arrivals[0] = 0
+        self._team.run(level)
+        self._level = level
+        return {name: self._output(name) for name in self._outputs}
+
+    def fill(self, frames: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a frame's inputs into the arena, where later operations may overwrite them."""
+        for name, frame in frames.items():
+            place = self._inputs[name]
+            if place.whole is not None:
+                place.whole.fill(0)
+            for target, part in zip(place.parts, frame.reshape(place.shape), strict=True):
+                target[...] = part
+
+    def _output(self, name: str) -> NDArray[np.float32]:
+        return self._results[name].copy().reshape(self._table.shapes[name])
+
+    def counts(self) -> dict[str, LayerCounts]:
+        choices = self._plan.levels[self._level].choices
+        if not choices:
+            return {}
+        rows = zip(self._table.slots, self._counters.sum(0).tolist(), strict=True)
+        return {name: LayerCounts(*row) for name, row in rows if name in choices}
+
+    def codes(self) -> dict[str, NDArray[np.int32]]:
+        """Empty without ``trace``."""
+        return {name: recorded[:, 0].copy() for name, recorded in self._recorded()}
+
+    def groups(self) -> dict[str, NDArray[np.int32]]:
+        """Empty without ``trace``."""
+        return {name: recorded[:, 1].copy() for name, recorded in self._recorded()}
+
+    def _recorded(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Of each layer that the last frame merged its codes and leaders, (patches, 2, C)."""
+        patches = self._counters[:, :, t.PATCHES].sum(0).tolist()
+        for name, count, level in zip(self._table.slots, patches, self._levels[self._level], strict=True):
+            if level[t.TRACE] >= 0:
+                channels = self._table.shapes[self._table.readers[name]][0]
+                begin = int(level[t.TRACE])
+                yield name, self._trace[begin : begin + 2 * count * channels].reshape(count, 2, channels)
+
+    def run_operations(self, level: int, first: int, count: int) -> None:
+        """Some operations of the table alone, on what the arena holds, in this thread: for `haste_runtime.profile`."""
+        self._walk(level, 0, 1, first, count)
+
+    @property
+    def workers(self) -> int:
+        """How many threads run a frame together."""
+        return self._team.active
+
+    def use_threads(self, count: int) -> None:
+        check_threads(count, len(self._counters))
+        self._counters[:] = 0  # those of threads that are left out would be counted again
+        self._team.active = count
+
+    @property
+    def table(self) -> Table:
+        """What the kernels walk."""
+        return self._table
+
+    @property
+    def addresses(self) -> tuple[int, int, int, int, int]:
+        """Where the table, its levels, the arena, the packed weights and the index lists lie, for kernels in parts."""
+        arrays = (self._operations, self._levels, self._arena, self._packed, self._index)
+        table, levels, arena, packed, index = (array.ctypes.data for array in arrays)
+        return table, levels, arena, packed, index
+
+    def close(self) -> None:
+        """End the threads and let go of the weights and the arena."""
+        self._team.close()
+        self._inputs, self._results = {}, {}
+        self._arena = self._packed = np.empty(0, np.float32)
+
+    def _walker(self, frame: Frame) -> Walk:
+        """The machine code, with everything that stays the same converted for ctypes once."""
+        call, slots = frame.call, len(self._table.slots)
+        operations, levels = self._operations.ctypes.data, self._levels.ctypes.data
+        step, row, count = self._levels.strides[0], self._operations.strides[0], len(self._operations)
+        arena, packed, index, counters, trace, arrivals = (
+            ctypes.c_void_p(array.ctypes.data)
+            for array in (self._arena, self._packed, self._index, self._counters, self._trace, self._arrivals)
+        )
+        scratch, room = ctypes.c_int64(self._table.scratch), ctypes.c_int64(self._table.room)
+        rest = arena, packed, index, scratch, room, counters, trace, arrivals
+
+        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count) -> None:
+            call(operations + first * row, some, levels + level * step, slots, *rest, worker, workers)
+
+        return walk
+
+
+class _Team:
+    """The calling thread and ``workers - 1`` parked ones, of which the first ``active`` run one frame together."""
+
+    def __init__(self, walk: Walk, workers: int) -> None:
+        self._walk, self.active, self._level, self._ending = walk, workers, 0, False
+        self._go = [threading.Semaphore(0) for _ in range(workers - 1)]
+        self._done = threading.Semaphore(0)
+        self._threads = [
+            threading.Thread(target=self._park, args=(number,), name=f"haste-{number}", daemon=True)
+            for number in range(1, workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _park(self, number: int) -> None:
+        while True:
+            self._go[number - 1].acquire()
+            if self._ending:
+                return
+            self._walk(self._level, number, self.active)
+            self._done.release()
+
+    def run(self, level: int) -> None:
+        self._level = level
+        others = self.active - 1
+        for gate in self._go[:others]:
+            gate.release()
+        self._walk(level, 0, self.active)
+        for _ in range(others):
+            self._done.acquire()  # nobody still reads the counter that the next frame resets
+
+    def close(self) -> None:
+        self._ending = True
+        for gate in self._go:
+            gate.release()
+        for thread in self._threads:
+            thread.join()
+        self._threads, self._go = [], []
+
+
+class _Input(NamedTuple):
+    """Where an input's frames go. whole: memory with a border to clear, or None; parts: what is copied at a time, along
+    the first axis of a frame in this shape."""
+
+    whole: NDArray[np.float32] | None
+    parts: tuple[NDArray[np.float32], ...]
+    shape: Shape
+
+
+def _input(whole: NDArray[np.float32], inside: NDArray[np.float32]) -> _Input:
+    """Of a few channels, copying them one by one takes a quarter of the time."""
+    border, place = whole if inside.size < whole.size else None, inside.transpose(2, 0, 1)
+    if len(place) <= COLOURS:
+        return _Input(border, tuple(place), place.shape)
+    return _Input(border, (place,), (1, *place.shape))
+
+
+def _result(inside: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+    """A view to copy an output from: (C, H, W), or of its ``shape`` where that needs no copy."""
+    result = inside.transpose(2, 0, 1)
+    shaped = result.reshape(shape)
+    return shaped if np.may_share_memory(shaped, inside) else result
+
+
+def _view(arena: NDArray[np.float32], place: Map) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A value's memory with and without its border, (height, width, channels)."""
+    border = place.border
+    whole = arena[place.corner : place.corner + place.size]
+    whole = whole.reshape(place.height + 2 * border, place.width + 2 * border, place.channels)
+    return whole, whole[border : border + place.height, border : border + place.width]
