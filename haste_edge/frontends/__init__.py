@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from haste_edge.errors import ModelError
@@ -15,7 +16,10 @@ from haste_runtime.graph import Shape
 
 __all__ = ["LoadedModel", "Reference", "load_model", "parse_shapes"]
 
-_HOW = "Give package.module:factory with --weights file.safetensors, or a .pt2 file saved by torch.export.save."
+_HOW = (
+    "Give package.module:factory with --weights file.safetensors, a .pt2 file saved by torch.export.save, or an .onnx "
+    "or .tflite file."
+)
 
 
 def load_model(
@@ -24,19 +28,20 @@ def load_model(
     """Load the model that ``spec`` names and convert it to a graph.
 
     spec: ``package.module:factory``, importable from the current folder or PYTHONPATH, where factory makes an
-    ``nn.Module`` without arguments; or the path of a ``.pt2``. weights: a safetensors state dict for the former.
-    input_shape: ``"1x3x32x32"`` or (1, 3, 32, 32), where the batch does not matter; several inputs are separated by
-    commas in the string. Needed for a factory; a ``.pt2`` knows its shapes.
+    ``nn.Module`` without arguments; or the path of a ``.pt2``, ``.onnx`` or ``.tflite``. weights: a safetensors state
+    dict for the factory. input_shape: ``"1x3x32x32"`` or (1, 3, 32, 32), where the batch does not matter; several
+    inputs are separated by commas in the string. Needed for a factory, and for a file that leaves height and width
+    open.
 
     Raises ModelError for a wrong name, file, weights or shape, UnsupportedModelError for a model that cannot be
     compiled, GraphError where the weights hold NaN or infinity.
     """
     shapes = None if input_shape is None else parse_shapes(input_shape)
     suffix = Path(spec).suffix.lower()
-    if suffix == ".pt2":
+    if suffix in _FILES:
         if weights is not None:
-            raise ModelError("A .pt2 file holds its own weights.", "Leave out --weights.")
-        return load_exported_program(Path(spec), shapes)
+            raise ModelError(f"A file of the kind {suffix} holds its own weights.", "Leave out --weights.")
+        return _FILES[suffix]()(Path(spec), shapes)
     if suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
         raise ModelError(
             f"{spec} is a pickle, which may run any code when it is loaded, so it is not read.",
@@ -50,6 +55,41 @@ def load_model(
     if shapes is None:
         raise ModelError(f"The input shape of {spec} is not known.", "Give it as in --input 1x3x32x32.")
     return load_factory(spec, None if weights is None else Path(weights), shapes)
+
+
+_Loader = Callable[[Path, Sequence[Shape] | None], LoadedModel]
+
+
+def _onnx_loader() -> _Loader:
+    with _needing("onnx", "onnx", "google"):
+        from haste_edge.frontends.onnx_model import load_onnx
+    return load_onnx
+
+
+def _tflite_loader() -> _Loader:
+    with _needing("tflite", "tflite", "flatbuffers"):
+        from haste_edge.frontends.tflite_model import load_tflite
+    return load_tflite
+
+
+@contextmanager
+def _needing(extra: str, *packages: str) -> Iterator[None]:
+    """Raises ModelError where one of the packages is missing. extra: it has them, and is called like the first."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in packages:
+            raise
+        raise ModelError(
+            f"Reading .{extra} files needs the package {packages[0]}.", f'Install it: pip install "haste-edge[{extra}]"'
+        ) from error
+
+
+_FILES: dict[str, Callable[[], _Loader]] = {
+    ".pt2": lambda: load_exported_program,
+    ".onnx": _onnx_loader,
+    ".tflite": _tflite_loader,
+}
 
 
 def parse_shapes(text: str | Sequence[int]) -> tuple[Shape, ...]:

@@ -20,10 +20,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from haste_edge.errors import Refusal
-from haste_edge.frontends.refusals import Refused, location, no_rule, refusals_error
-from haste_runtime.errors import GraphError
+from haste_edge.frontends.refusals import Refused, checked_shape, location, no_rule, refusals_error
+from haste_runtime.attributes import MAX_INPUT_RANK
 from haste_runtime.graph import Constant, Graph, Node, Shape, Value
-from haste_runtime.operators import infer_shape
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Computed:
-    """A value of the graph, seen with a per-frame shape that may differ from the node's own (a reshape in between)."""
+    """A value of the graph, seen with a per-frame shape that may differ from the node's own (a reshape in between).
+
+    The reshape becomes a node only where somebody reads the value who cares for its shape.
+    """
 
     name: str
     shape: Shape
@@ -69,6 +71,19 @@ class Call:
 Rule = Callable[["Converter", Call], "Known | Computed | tuple[Computed | None, ...]"]
 
 
+class Rules(dict[str, Rule]):
+    """ATen operators' names without "aten." -> what makes nodes of their calls."""
+
+    def __call__(self, *operations: str) -> Callable[[Rule], Rule]:
+        """A decorator that adds a rule under these names."""
+
+        def register(rule: Rule) -> Rule:
+            self.update(dict.fromkeys(operations, rule))
+            return rule
+
+        return register
+
+
 def convert(program: ExportedProgram, rules: Mapping[str, Rule]) -> Graph:
     """The graph of a functional program (after `ExportedProgram.run_decompositions`).
 
@@ -76,9 +91,6 @@ def convert(program: ExportedProgram, rules: Mapping[str, Rule]) -> Graph:
     dict, nodes after the module that made them. Raises UnsupportedModelError with every refusal.
     """
     return Converter(program, rules).graph()
-
-
-_RESHAPE_HINT = "Only flattening a frame, and squeezing (C, 1, 1) to (C,), can be compiled."
 
 
 class Converter:
@@ -94,6 +106,7 @@ class Converter:
         self.constants: dict[str, Constant] = {}
         self.refusals: list[Refusal] = []
         self.names: set[str] = set()
+        self._reshaped: dict[Computed, str] = {}
         self.batch = ""  # the batch size as torch writes it: a symbol, or a number if it is fixed
 
     # --- the walk ---------------------------------------------------------------------------------------------------
@@ -125,9 +138,10 @@ class Converter:
         self.batch = self.batch or str(value.shape[0])
         try:
             shape = self._frame_shape(value)
-            if value.dtype != torch.float32 or len(shape) not in (1, 3):
+            if value.dtype != torch.float32 or not 1 <= len(shape) <= MAX_INPUT_RANK:
                 raise Refused(
-                    f"An input is {value.dtype} of per-frame shape {shape}; float32 (C, H, W) or (F,) is needed."
+                    f"An input is {value.dtype} of per-frame shape {shape}.",
+                    f"float32 with 1 to {MAX_INPUT_RANK} axes beside the batch is needed, such as (N, C, H, W).",
                 )
         except Refused as refused:
             self._refuse(node, "input", refused)
@@ -264,7 +278,10 @@ class Converter:
         if maker is not None and value.shape == (*own, 1, 1) and maker.op == "mean":
             again = Node(self._unique(maker.name), "mean", maker.inputs, {"keepdim": 1})
             return self._add(again, {}).name
-        raise Refused(f"It reads a value of per-frame shape {own} reshaped to {value.shape}.", _RESHAPE_HINT)
+        if value not in self._reshaped:
+            node = Node(self._unique(f"{value.name}.reshape"), "reshape", (value.name,), {"shape": value.shape})
+            self._reshaped[value] = self._add(node, {}).name
+        return self._reshaped[value]
 
     def known(self, value: Argument, what: str) -> Known:
         if isinstance(value, Known):
@@ -282,23 +299,31 @@ class Converter:
         constants: Mapping[str, Known | None] | None = None,
         label: str = "",
     ) -> Computed:
+        """Adds the node that gives a call's result; refuses it if torch says that this has another shape."""
+        made = self.make(call, op, inputs, attributes, constants, label)
+        if made.shape != call.shape:
+            raise Refused(f"It gives shape {call.shape} where {made.shape} was expected.")
+        return made
+
+    def make(
+        self,
+        call: Call,
+        op: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        constants: Mapping[str, Known | None] | None = None,
+        label: str = "",
+    ) -> Computed:
         """Adds a node named after its weight or module (else after ``label`` or its op); absent constants are None."""
         present = {role: known for role, known in (constants or {}).items() if known is not None}
         name = self._unique(self._name(call.node, label or op, present))
         keys = {role: self._constant(known, f"{name}.{role}") for role, known in present.items()}
         node = self._add(Node(name, op, tuple(inputs), dict(attributes or {}), keys), self.constants)
-        if self.shapes[node.name] != call.shape:
-            raise Refused(f"It gives shape {call.shape} where {self.shapes[node.name]} was expected.")
-        return Computed(node.name, call.shape)
+        return Computed(name, self.shapes[node.name])
 
     def _add(self, node: Node, constants: Mapping[str, Constant]) -> Node:
-        by_role = {role: constants[key] for role, key in node.constants.items()}
-        try:
-            shape = infer_shape(node, [self.shapes[name] for name in node.inputs], by_role)
-        except GraphError as error:
-            raise Refused(error.message, error.hint) from error
+        self.shapes[node.name] = checked_shape(node, self.shapes, constants)
         self.made[node.name] = node
-        self.shapes[node.name] = shape
         return node
 
     def _constant(self, known: Known, fallback: str) -> str:

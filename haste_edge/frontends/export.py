@@ -33,12 +33,15 @@ class LoadedModel:
 
     reference: the original; takes the graph's inputs in order, float32 tensors (N, C, H, W) or (N, F), and returns a
     tensor, or for several outputs what the model returns (its tensors in graph order). graph: as converted, no pass
-    has run. source: what was loaded, in words.
+    has run. source: what was loaded, in words. layout: of the maps that the original itself takes and gives; the graph
+    and ``reference`` have NCHW. outputs: what the original calls its outputs, empty where it has no names for them.
     """
 
     reference: Reference
     graph: Graph
     source: str
+    layout: str = "NCHW"
+    outputs: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> Shape:
@@ -58,7 +61,7 @@ def load_module(module: nn.Module, shapes: Sequence[Shape], source: str, batch: 
     program = _export(module, examples, dynamic=batch is None)
     graph = convert(program, RULES)
     check_graph(graph)
-    return LoadedModel(module if batch is None else _in_batches_of(module, batch), graph, source)
+    return LoadedModel(module if batch is None else in_batches_of(module, batch), graph, source)
 
 
 def _try_out(module: nn.Module, shapes: Sequence[Shape], batch: int) -> tuple[Tensor, ...]:
@@ -106,7 +109,7 @@ def _trace(module: nn.Module, examples: tuple[Tensor, ...], dynamic: bool) -> Ex
     return torch.export.export(module, examples, dynamic_shapes=dynamic_shapes, strict=False)
 
 
-def _in_batches_of(module: nn.Module, batch: int) -> Reference:
+def in_batches_of(module: Reference, batch: int) -> Reference:
     """The module for any number of frames, though it takes ``batch`` at a time; the last group is filled up."""
 
     def run(*inputs: Tensor) -> Any:

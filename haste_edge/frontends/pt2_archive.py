@@ -108,6 +108,8 @@ def _record(file: zipfile.ZipFile, name: str) -> bytes:
     info = file.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"record {name} is compressed")  # torch stores; a small file must not unpack to a huge one
+    if info.header_offset + info.compress_size > file.start_dir:  # zipfile words it by its version
+        raise EOFError
     return file.read(info)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from haste_edge.errors import Refusal, UnsupportedModelError
+from haste_runtime.errors import GraphError
+from haste_runtime.graph import Constant, Node, Shape
+from haste_runtime.operators import infer_shape
 
 
 class Refused(Exception):
@@ -15,6 +18,15 @@ class Refused(Exception):
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
+
+
+def checked_shape(node: Node, shapes: Mapping[str, Shape], constants: Mapping[str, Constant]) -> Shape:
+    """The per-frame shape of what a node gives. Raises Refused where no kernel computes it so."""
+    by_role = {role: constants[key] for role, key in node.constants.items()}
+    try:
+        return infer_shape(node, [shapes[name] for name in node.inputs], by_role)
+    except GraphError as error:
+        raise Refused(error.message, error.hint) from error
 
 
 def refusals_error(refusals: Sequence[Refusal]) -> UnsupportedModelError:
@@ -35,18 +47,7 @@ def location(stack_trace: str) -> str:
 
 
 _ADVICE = {
-    "silu": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "hardswish": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "gelu": "Use ReLU or ReLU6, or a variant of the network that does.",
-    "leaky_relu": "Use ReLU or ReLU6.",
-    "elu": "Use ReLU or ReLU6.",
-    "prelu": "Use ReLU or ReLU6.",
-    "softmax": "Return the logits: the largest is the same.",
     "log_softmax": "Return the logits: the largest is the same.",
-    "sigmoid": "As the last operation, return the logits; inside the network it cannot be compiled.",
-    "permute": "Keep maps in the order N, C, H, W; channel shuffles cannot be compiled.",
-    "transpose": "Keep maps in the order N, C, H, W; channel shuffles cannot be compiled.",
-    "conv_transpose2d": "Transposed convolutions cannot be compiled.",
     "group_norm": "Only batch norm, whose statistics are fixed, can be compiled.",
     "layer_norm": "Only batch norm, whose statistics are fixed, can be compiled.",
     "instance_norm": "Only batch norm, whose statistics are fixed, can be compiled.",

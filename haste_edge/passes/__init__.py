@@ -12,15 +12,39 @@ from haste_edge.passes.eliminate import eliminate
 from haste_edge.passes.fold_batchnorm import fold_batchnorm
 from haste_edge.passes.fold_padding import fold_padding
 from haste_edge.passes.fuse_epilogue import fuse_epilogue
+from haste_edge.passes.hoist import hoist
+from haste_edge.passes.join_moves import join_moves
+from haste_edge.passes.name_outputs import name_outputs
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
 
-__all__ = ["PIPELINE", "Pass", "eliminate", "fold_batchnorm", "fold_padding", "fuse_epilogue", "run_passes"]
+__all__ = [
+    "PIPELINE",
+    "Pass",
+    "eliminate",
+    "fold_batchnorm",
+    "fold_padding",
+    "fuse_epilogue",
+    "hoist",
+    "join_moves",
+    "name_outputs",
+    "run_passes",
+]
 
 Pass = Callable[[Graph], Graph]
 
-# Identities go first, for a fold sees one node only. Folding comes before fusing, which needs bare layers.
-PIPELINE: tuple[Pass, ...] = (eliminate, fold_batchnorm, fold_padding, fuse_epilogue, eliminate)
+# Identities go first, for a fold sees one node only; joined moves may be such, too. Folding comes before fusing, which
+# needs bare layers, and both behind what brings to a layer what can be folded into it.
+PIPELINE: tuple[Pass, ...] = (
+    eliminate,
+    join_moves,
+    eliminate,
+    hoist,
+    fold_batchnorm,
+    fold_padding,
+    fuse_epilogue,
+    eliminate,
+)
 
 
 def run_passes(graph: Graph, log: Callable[[str], None] | None = None) -> Graph:

@@ -9,6 +9,10 @@ from haste_edge.passes.rewrite import Rewriter
 from haste_runtime.graph import Graph, Node, Shape
 from haste_runtime.operators import check_graph
 
+_IDENTITIES = (
+    "slice", "pad", "extend", "flatten", "reshape", "mean", "reduce", "adaptive_avg_pool", "adaptive_max_pool",
+)  # fmt: skip
+
 
 def eliminate(graph: Graph) -> Graph:
     """`Graph` without identities, dead nodes and constants of neither. Outputs keep their values and order."""
@@ -40,8 +44,13 @@ def _is_identity(graph: Graph, node: Node, source: Node | None, before: Shape, a
         return a["activation"] == "none" and bool((scale == 1).all()) and not shift.any()
     if node.op in ("max_pool", "avg_pool"):
         return (math.prod(a["kernel"]), math.prod(a["stride"])) == (1, 1)
+    if node.op == "rearrange":
+        moving = [axis for axis in a["axes"] if a["split"][axis] > 1]
+        return moving == sorted(moving)
+    if node.op == "resize":
+        return (a["step_y"], a["step_x"]) == (1, 1)
     # Of these, equal shapes leave nothing to do: a mean over one pixel, a pooling to the size it has, ...
-    return node.op in ("slice", "pad", "flatten", "mean", "adaptive_avg_pool", "adaptive_max_pool")
+    return node.op in _IDENTITIES
 
 
 def _after(first: Node, second: Node) -> Node:

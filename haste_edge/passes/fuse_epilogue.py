@@ -12,7 +12,7 @@ from dataclasses import replace
 from haste_edge.passes.rewrite import Rewriter
 from haste_runtime.graph import Graph, Node
 
-_WITH_ACTIVATION = ("conv", "linear", "scale", "add")
+_WITH_ACTIVATION = ("conv", "linear", "scale", "add", "binary")
 
 
 def fuse_epilogue(graph: Graph) -> Graph:

@@ -29,6 +29,23 @@ class Rewriter:
         self.nodes.pop(node.name, None)
         self.nodes[node.name] = node
 
+    def insert(self, node: Node, before: Node) -> None:
+        """Puts a node between ``before``, which is kept already, and the value that it reads first."""
+        nodes: dict[str, Node] = {}
+        for name, kept in self.nodes.items():
+            if name == before.name:
+                nodes[node.name] = node
+                kept = replace(kept, inputs=(node.name, *kept.inputs[1:]))
+            nodes[name] = kept
+        self.nodes = nodes
+        self._readings[node.name] = 1
+
+    def unused_key(self, key: str) -> str:
+        """``key``, or something like it that no constant is called."""
+        while key in self.constants:
+            key = f"{key}_"
+        return key
+
     def read_once(self, name: str) -> bool:
         """Whether a single node reads the value, once, and it is not an output: only then may a fold change it."""
         return self._readings[name] == 1 and name not in self._outputs

@@ -1,0 +1,1 @@
+"""Networks of bundles written for other runtimes: `onnx_nodes` and `onnx_moving` say what every operator becomes."""
