@@ -25,12 +25,12 @@ from haste_edge import __version__, torch_graph
 from haste_edge.errors import ModelError
 from haste_edge.frontends import LoadedModel, load_model
 from haste_edge.frontends.export import load_module
-from haste_edge.passes import run_passes
+from haste_edge.passes import name_outputs, run_passes
 from haste_edge.plan import explain, make_plan
 from haste_edge.targets import Target, load_target
 from haste_edge.unlabelled import load_unlabelled
 from haste_runtime import Session
-from haste_runtime.bundle import Bundle, inspect_bundle, stored, write_bundle
+from haste_runtime.bundle import STORAGE, Bundle, inspect_bundle, stored, write_bundle
 from haste_runtime.bundle_errors import BundleWriteError
 from haste_runtime.errors import HasteError, InputError
 from haste_runtime.graph import Graph, Shape
@@ -59,7 +59,7 @@ class CompileReport:
 
     path: the bundle. source: the model, in words. largest_error: of level 0 in the runtime against the original, on
     random input, as a share of the largest output; never above tolerance. rounding_error: the same share, for what
-    storing weights in half precision changes; None in single precision. seconds: step -> wall time. explanation: the
+    storing weights in half precision or as int8 changes; None for fp32. seconds: step -> wall time. explanation: the
     plan as a table, with reasons. summary: as `haste_runtime.bundle.inspect_bundle` gives it.
     """
 
@@ -93,12 +93,14 @@ def compile_model(
     target: str | Path | Target = "host",
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] = (),
+    layout: str | None = None,
     levels: int = LEVELS,
-    objective: str = "flops",
+    objective: str = "time",
     dtype: str = "fp32",
     images: str | Path | None = None,
-    policy: str = "budget",
+    policy: str = "auto",
     patches: Sequence[int] = (),
+    winograd: bool = True,
     seed: int = 0,
     tolerance: float = TOLERANCE,
     on_step: OnStep = lambda step: None,
@@ -107,18 +109,25 @@ def compile_model(
     """Compile ``model`` into the bundle ``out``.
 
     Important:
-        model: ``package.module:factory``, a ``.pt2`` file, or a torch module (which is put in eval mode, on the CPU).
+        model: ``package.module:factory``, a ``.pt2``, ``.onnx`` or ``.tflite`` file, or a torch module (which is put
+        in eval mode, on the CPU).
         out: the file to write; one that exists is replaced.
         weights: safetensors state dict for a factory.
-        input_shape: "1x3x32x32" or (1, 3, 32, 32); not needed for a ``.pt2``.
+        input_shape: "1x3x32x32" or (1, 3, 32, 32); not needed for a file that states it.
         target: name or .toml file of the board.
         preprocessing, classes: how pictures become inputs, and what the outputs are called; the bundle carries both.
+        layout: of the arrays that the bundle takes and gives, "NCHW" or "NHWC", or "model" for the model's own; None is
+        that of ``preprocessing`` or, without one, the model's own.
 
     To try:
-        levels: above level 0. objective: "flops", or "time" by the target's cost model.
+        levels: above level 0. objective: "time" by the target's cost model, or "flops".
         images: folder or .npz of pictures of your own, without labels, to plan with instead of noise.
-        policy: "budget", "scaled", or the paper's "mean". patches: tile sides to try, instead of about 8 and 16.
-        dtype: "fp32", or "fp16" for half the file. seed: of the projections. tolerance: of the checks.
+        policy: "auto" (see `haste_edge.plan.make.make_plan`), "affine", "drop", "budget", "scaled", or the paper's
+        "mean". patches: tile sides to try, instead of about 8 and 16.
+        winograd: compute layers by Winograd's algorithms where that is predicted to be quicker, with dtype "fp32" only.
+        Without it, the compiled backend gives the same bytes on every CPU.
+        dtype: how weights are stored: "fp32", or "fp16" or "int8" for half or a quarter of the file. seed: of the
+        projections. tolerance: of the checks.
         on_step: called with a line for people when a step begins. on_progress: during long steps, with what is
         being done, steps done, steps in all.
 
@@ -137,20 +146,24 @@ def compile_model(
 
     _check_place(out)
     board = target if isinstance(target, Target) else load_target(target)
-    preprocessing = preprocessing or Preprocessing()
+    layout = layout or ("model" if preprocessing is None else preprocessing.layout)
     with step("load", "Loading the model"):
         loaded = _load(model, weights, input_shape)
+        preprocessing = replace(preprocessing or Preprocessing(), layout=loaded.layout if layout == "model" else layout)
         shapes = check_graph(loaded.graph)
         _check_request(loaded.graph, shapes, preprocessing, classes, dtype)
     with step("passes", "Simplifying the network"):
-        graph = run_passes(loaded.graph)
+        graph = name_outputs(run_passes(loaded.graph), loaded.outputs)
     with step("check", "Comparing it with the original"):
         inputs = random_inputs(graph, preprocessing, CHECK_FRAMES, seed)
         wanted = _run_reference(loaded, graph, inputs)
         compare(wanted, _run_graph(graph, inputs), tolerance, "The network after the compiler's passes")
     with step("plan", "Planning what to merge at which level"):
         pictures = None if images is None else load_unlabelled(images, graph.inputs[0].shape, preprocessing)
-        made = make_plan(graph, preprocessing, board, objective, levels, seed, on_progress, pictures, policy, patches)
+        made = make_plan(
+            graph, preprocessing, board, objective, levels, seed, on_progress, pictures, policy, patches,
+            winograd and dtype == "fp32",  # transformed filters are float32, and would undo what is stored small
+        )  # fmt: skip
     bundle = Bundle(
         graph=graph,
         plan=made.plan,
@@ -220,8 +233,8 @@ def _check_request(
     graph: Graph, shapes: Mapping[str, Shape], preprocessing: Preprocessing, classes: Sequence[str], dtype: str
 ) -> None:
     """What the bundle's writer would refuse too, but only after planning."""
-    if dtype not in ("fp32", "fp16"):
-        raise InputError(f"Weights cannot be stored as {dtype!r}.", "Choose fp32 or fp16.")
+    if dtype not in STORAGE:
+        raise InputError(f"Weights cannot be stored as {dtype!r}.", f"Choose one of: {', '.join(STORAGE)}.")
     given, channels = len(preprocessing.mean), graph.inputs[0].shape[0]
     if len(graph.inputs[0].shape) == 3 and given not in (1, channels):
         raise InputError(

@@ -25,6 +25,16 @@ class ModelError(HasteError, ValueError):
     exit_code = 2
 
 
+class DeployError(HasteError, RuntimeError):
+    """A bundle cannot be brought to a device: the message says what stands in the way there, or between."""
+
+
+class BuildError(HasteError, RuntimeError):
+    """Kernels or wheels for another computer cannot be made: something is not installed, or what came out is wrong."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One operation that cannot be compiled.

@@ -6,11 +6,13 @@ one IEEE double for each of its operations on doubles. M patches of C channels w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from haste_edge.affine import affine_groups
 from haste_edge.hashing import exact_float, no_autocast
 from haste_runtime.grouping import CANDIDATES, DROPPED
 from haste_runtime.hashing import DEAD_CODE
@@ -24,7 +26,8 @@ class Rule(NamedTuple):
     """How a layer merges, as `haste_runtime.merge.Rule` says it, with tensors.
 
     patch: tile side m. projection: ternary int8 (L, n * n). bits: how many of its rows to use. policy: one of
-    `haste_runtime.plan.POLICIES`. importance: integers (C,) and budget, for the policy "budget".
+    `haste_runtime.plan.POLICIES`. importance: integers (C,) and budget, for the policies `BUDGETED` there. dense_above:
+    see `Variant` there.
     """
 
     patch: int
@@ -33,6 +36,7 @@ class Rule(NamedTuple):
     policy: str = "mean"
     importance: Tensor | None = None
     budget: float = 0.0
+    dense_above: float = 1.0
 
     @property
     def weights(self) -> Tensor | None:
@@ -43,21 +47,41 @@ class Rule(NamedTuple):
 class Grouping(NamedTuple):
     """Of M patches. leaders: int64 (M, C), the first channel of each channel's group, or -1 where it is dropped and
     throughout a dead patch. scales: float32 (M, C). compared, verified: int64 (M,), how often two codes, and how often
-    two quantised channels were compared.
+    two quantised channels were compared. offsets: float32 (M, C), the constants of the policy "affine", in steps of the
+    quantised patch; None for other policies. unseen: bool (M,), the patches that were not looked at, since their layer
+    stayed dense; None where none can be.
     """
 
     leaders: Tensor
     scales: Tensor
     compared: Tensor
     verified: Tensor
+    offsets: Tensor | None = None
+    unseen: Tensor | None = None
+
+    def part(self, patches: slice) -> Grouping:
+        """Of some of the patches."""
+        return Grouping._make(None if t is None else t[patches] for t in self)
 
 
-def decide(q: Tensor, codes: Tensor, rule: Rule) -> Grouping:
-    """The groups by the rule's policy. q: quantised patches (M, C, d), float32 that holds integers. codes: (M, C)."""
+def join_groupings(parts: Sequence[Grouping]) -> Grouping:
+    """Of the patches of all, in order."""
+    return Grouping._make(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def decide(q: Tensor, codes: Tensor, rule: Rule, inside: Tensor | None = None) -> Grouping:
+    """The groups by the rule's policy. q: quantised patches (M, C, d), float32 that holds integers. codes: (M, C), only
+    -1 or not for policies that are not `CODED`. inside: (M, d), the pixels in the map, for the policy "affine"; all if
+    not given.
+    """
     if rule.policy == "mean":
         return group_by_mean(codes)
     if rule.policy == "scaled":
         return group_by_scale(q, codes)
+    if rule.policy == "drop" and rule.importance is not None:
+        return group_by_energy(q, codes, rule.importance, rule.budget)
+    if rule.policy == "affine" and rule.importance is not None:
+        return group_within_affine_budget(q, codes, rule, rule.budget, inside)
     if rule.policy != "budget" or rule.importance is None:
         raise ValueError(f"the policy {rule.policy!r} is unknown, or lacks its importance")
     return group_within_budget(q, codes, rule.importance, rule.budget, rule.patch * rule.patch)
@@ -112,8 +136,7 @@ def group_within_budget(
     rows, those of the first budget first.
     """
     patches, channels, d = q.shape
-    budgets = torch.as_tensor(budget, dtype=torch.float64, device=q.device)
-    budgets = budgets.expand(budgets.shape[0] if budgets.dim() == 2 else 1, patches)
+    budgets = _budgets(q, budget)
     row_bytes = 4 * channels * max(d, min(_BLOCK, channels), 4 * len(budgets))
     step = max(1, _CHUNK_BYTES // row_bytes)
     with no_autocast(q), torch.no_grad():
@@ -121,7 +144,56 @@ def group_within_budget(
             _within_budget(q[i : i + step], codes[i : i + step], importance, budgets[:, i : i + step], tile_pixels)
             for i in range(0, patches, step)
         ]
-    return Grouping(*(torch.cat(parts, 1).flatten(0, 1) for parts in zip(*pieces, strict=True)))
+    return Grouping(*(torch.cat(parts, 1).flatten(0, 1) for parts in zip(*(p[:4] for p in pieces), strict=True)))
+
+
+def group_within_affine_budget(
+    q: Tensor, codes: Tensor, rule: Rule, budget: float | Tensor, inside: Tensor | None = None
+) -> Grouping:
+    """By `haste_runtime.affine`. Arguments as for `decide` and, for the budget, `group_within_budget`."""
+    patches, channels, d = q.shape
+    assert rule.importance is not None
+    budgets = _budgets(q, budget)
+    rows = rule.projection[: rule.bits]
+    inside = q.new_ones(patches, d) if inside is None else inside
+    row_bytes = 4 * channels * max(2 * d, 2 * min(_BLOCK, channels), 8 * len(budgets))
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    with no_autocast(q), torch.no_grad():
+        pieces = []
+        for i in range(0, patches, step):
+            of = slice(i, i + step)
+            pieces.append(affine_groups(q[of], inside[of], rows, rule.importance, budgets[:, of], rule.patch**2))
+    leaders, scales, offsets, compared, verified = (
+        torch.cat(parts, 1).flatten(0, 1) for parts in zip(*pieces, strict=True)
+    )
+    dead = (codes == DEAD_CODE).repeat(len(budgets), 1)
+    leaders, offsets = leaders.masked_fill(dead, DROPPED), offsets.masked_fill(dead, 0.0)
+    compared, verified = (t.masked_fill(dead[:, 0], 0) for t in (compared, verified))
+    return Grouping(leaders, scales, compared, verified, offsets)
+
+
+def group_by_energy(q: Tensor, codes: Tensor, importance: Tensor, budget: float | Tensor) -> Grouping:
+    """Channels are dropped or stay: `haste_runtime.grouping.by_energy`. Arguments as for `group_within_budget`."""
+    budgets = _budgets(q, budget)
+    with no_autocast(q), torch.no_grad():
+        energies = torch.cat([part.double().square().sum(2) for part in q.split(_patches_at_once(q))])
+        weighted = importance.to(q.device).double() * energies
+        share = weighted.sum(1) * budgets / q.shape[1]
+        small = (weighted <= share[..., None]) | (codes == DEAD_CODE)
+        leaders = torch.where(small, DROPPED, torch.arange(q.shape[1], device=q.device)).flatten(0, 1)
+    none = leaders.new_zeros(len(leaders))
+    return Grouping(leaders, torch.ones_like(leaders, dtype=torch.float32), none, none)
+
+
+def _patches_at_once(q: Tensor) -> int:
+    """How many patches' doubles are held at a time."""
+    return max(1, _CHUNK_BYTES // (8 * q.shape[1] * q.shape[2]))
+
+
+def _budgets(q: Tensor, budget: float | Tensor) -> Tensor:
+    """float64 (B, M)."""
+    budgets = torch.as_tensor(budget, dtype=torch.float64, device=q.device)
+    return budgets.expand(budgets.shape[0] if budgets.dim() == 2 else 1, len(q))
 
 
 def group_rows(leaders: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from haste_edge.conv2d import conv_geometry, conv_output, why_dense
 from haste_edge.knob import Haste, LayerStats
 from haste_edge.method import HASHES, Rule, merged_conv
 from haste_edge.schedule import ApplyError, Budgets, Recipe, Schedule, from_bundle, from_schedule
-from haste_runtime.flops import dense_flops, merged_flops
+from haste_runtime.flops import dense_flops, merged_flops, nonzeros_of_rows
 from haste_runtime.plan import POLICIES, Variant
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class HasteConv2d(nn.Conv2d):
      - made by `apply` from an existing `Conv2d`, whose class is changed; there is no constructor of its own
      - forward merges, unless ``model.haste.level`` leaves this layer dense: then it is Conv2d's own
      - buffers per variant, which move with the model and are not in its state dict: ``haste_projection_<i>``, int8
-       (L, n * n), and for the policy "budget" ``haste_importance_<i>``, int32 (C,)
+       (L, n * n), and for policies with a budget ``haste_importance_<i>``, int32 (C,)
     """
 
     _haste: _Layer | None = None
@@ -78,10 +78,11 @@ class HasteConv2d(nn.Conv2d):
             variant.policy,
             self.get_buffer(f"{_IMPORTANCE}{choice.variant}") if variant.importance else None,
             choice.budget,
+            variant.dense_above,
         )
         image = x if x.dim() == 4 else x[None]
         y, counts, _, _ = merged_conv(image, self.weight, self.bias, geometry, rule, layer.haste.hash)
-        nonzeros = layer.nonzeros[choice.variant][choice.bits - 1]
+        nonzeros = layer.nonzeros[choice.variant][choice.bits]
         executed = merged_flops(geometry, variant.patch, nonzeros, choice.bits, counts, variant.policy)
         layer.haste.record(layer.name, LayerStats(True, self.in_channels, dense, executed, counts))
         return y if x.dim() == 4 else y[0]
@@ -111,12 +112,13 @@ def apply(
      - policy: who forms a group, and what stands for it (`haste_runtime.grouping`). "mean" is the paper's: channels of
        equal code, by their mean. "scaled": each has a scale of its own besides, and dead channels are dropped.
        "budget": a channel joins a group whose code is nearly its own, or is dropped, only if what is lost thereby is
-       within its share of an error budget.
+       within its share of an error budget. "affine" likewise, but a channel becomes a multiple of another plus a
+       constant, which loses least. "drop": none joins another, small ones are dropped.
      - bits: what the levels above 0 mean, in the little language of `parse_levels`. A number for all layers is the
        paper's way: 14 is careful, 12 a fair start in wide networks; below that accuracy goes quickly. For the policy
        "budget" it is a single number for all layers and levels, 16 unless given: more bits cost more, and tell better
-       which groups are near.
-     - budget: what the levels above 0 mean for the policy "budget", in the same language (`parse_budgets`):
+       which groups are near. "affine" and "drop" have no bits.
+     - budget: what the levels above 0 mean for the policies with one, in the same language (`parse_budgets`):
        ``policy="budget", budget=[0.1, 0.3, {"layer4.*": 2.0, "*": 0.6}]``. The larger, the more is merged.
      - patch: side m of the output tiles that share one grouping. 8 is a fair start; larger tiles spread the cost of
        merging filters, smaller ones find more channels alike.
@@ -190,7 +192,7 @@ def _swap(conv: nn.Conv2d, name: str, variants: tuple[Variant, ...], recipe: Rec
     nonzeros, device = [], conv.weight.device
     for index, variant in enumerate(variants):
         matrix = recipe.projections[variant.projection]
-        nonzeros.append(tuple(np.count_nonzero(matrix, axis=1).cumsum().tolist()))
+        nonzeros.append(tuple(nonzeros_of_rows(matrix).tolist()))
         conv.register_buffer(f"{_PROJECTION}{index}", torch.tensor(matrix, device=device), persistent=False)
         if variant.importance:
             weights = recipe.importance[variant.importance].astype(np.int32)  # torch knows little of uint16

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from haste_edge import torch_graph
-from haste_edge.method import Rule, group_layer, merged_conv, represent
-from haste_edge.patches import extract_patches
+from haste_edge.method import Rule, group_layer, merged_conv, represent, represent_affine
+from haste_edge.patches import extract_patches, inside_map, patch_steps
 from haste_runtime.bundle import Bundle
 from haste_runtime.errors import InputError, LevelError
 from haste_runtime.flops import LayerCounts, NetworkFlops, Totals
@@ -287,7 +287,11 @@ class _Network:
         _, grouping = group_layer(x, geometry, rule)
         side = geometry.patch_side(rule.patch)
         patches = extract_patches(x, geometry, rule.patch)[0]
-        replaced = represent(patches, grouping.leaders, grouping.scales, rule.weights)
+        if grouping.offsets is None:
+            replaced = represent(patches, grouping.leaders, grouping.scales, rule.weights)
+        else:
+            inside = inside_map(x, geometry, rule.patch, (side, side)).flatten(1)
+            replaced = represent_affine(patches, grouping, patch_steps(x, geometry, rule.patch), inside)
         replaced = replaced.view(*patches.shape[:2], side, side)
         after = _reassembled(replaced.numpy(), geometry, rule.patch, x.shape[2:])
         leaders = grouping.leaders.numpy()
@@ -300,7 +304,9 @@ class _Network:
         projection = torch.from_numpy(self.bundle.projections[variant.projection])
         weights = self.bundle.importance[variant.importance].astype(np.int32) if variant.importance else None
         importance = None if weights is None else torch.from_numpy(weights)  # torch knows little of uint16
-        return Rule(variant.patch, projection, choice.bits, variant.policy, importance, choice.budget)
+        return Rule(
+            variant.patch, projection, choice.bits, variant.policy, importance, choice.budget, variant.dense_above
+        )
 
 
 def _fates(leaders: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -50,6 +50,18 @@ def assemble(pieces: list[Tensor], batch: int, dim: int) -> Tensor:
     return torch.cat([torch.cat(pieces[i : i + each], dim) for i in range(0, len(pieces), each)])
 
 
+def inside_map(x: Tensor, geometry: ConvGeometry, m: int, side: tuple[int, int]) -> Tensor:
+    """float32 (P, *side): 1 for those of the top left ``side`` pixels of every patch that lie in a map like x's."""
+    ones = torch.ones(1, 1, *x.shape[2:], device=x.device)
+    return _windows(ones, geometry, m, side).flatten(0, 3)
+
+
+def patch_steps(x: Tensor, geometry: ConvGeometry, m: int) -> Tensor:
+    """float32 (N * P,): what one step of every quantised patch stands for, its largest |x| / 127."""
+    largest = x.detach().float().abs().amax(1, keepdim=True)
+    return extract_patches(largest, geometry, m).amax((2, 3)).flatten() / torch.full((), 127.0, device=x.device)
+
+
 @lru_cache(maxsize=256)
 def real_pixels(geometry: ConvGeometry, m: int) -> Tensor:
     """int64 (P,): the real output pixels of each tile."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haste_edge.evaluate import LevelResult
+from haste_runtime.cli.charts import FAINT, INK, quiet_axes, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABEL_POINTS = 11  # between a point's middle and its label's
 AROUND = ((0, 1), (0, -1), (0.9, 0.6), (-0.9, 0.6), (0.9, -0.6), (-0.9, -0.6))  # above first
-INK, FAINT, LINE, EXACT = "#22262b", "#8a9099", "#2166ac", "#b2182b"
+LINE, EXACT = "#2166ac", "#b2182b"
 
 
 def save_ladder_plot(results: Sequence[LevelResult], path: Path, title: str, subtitle: str) -> None:
@@ -47,12 +48,12 @@ def save_ladder_plot(results: Sequence[LevelResult], path: Path, title: str, sub
     for axes, x in panels:
         _label(axes, x, accuracy, results)
 
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_png(figure, path)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Save the figure; the file appears under its name only when it is complete."""
+    write_figure(figure, path, "png")
 
 
 def _panel(axes: Axes, x: list[float], y: list[float], results: Sequence[LevelResult]) -> None:
@@ -60,11 +61,7 @@ def _panel(axes: Axes, x: list[float], y: list[float], results: Sequence[LevelRe
     axes.plot(x, y, color=LINE, linewidth=1.2, alpha=0.5, zorder=2)
     axes.scatter(x, y, s=45, color=[EXACT if r.level == 0 else LINE for r in results], zorder=3)
     axes.margins(x=0.1)
-    axes.grid(color="#e4e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    quiet_axes(axes)
 
 
 def _label(axes: Axes, x: list[float], y: list[float], results: Sequence[LevelResult]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,8 +18,8 @@ from haste_runtime.bundle_manifest import MAX_BUDGET
 from haste_runtime.errors import HasteError
 from haste_runtime.graph import Graph, Node
 from haste_runtime.hashing import MAX_BITS
-from haste_runtime.plan import Choice, Variant
-from haste_runtime.projection import draw
+from haste_runtime.plan import BUDGETED, CODED, Choice, Variant
+from haste_runtime.projection import projection_of
 
 if TYPE_CHECKING:
     from haste_runtime.bundle import Bundle
@@ -146,27 +146,30 @@ def from_schedule(
     for name in names:
         most = max((level[name].bits for level in levels if name in level), default=0)
         if not most:
-            skipped[name] = f"dense at every level ({'budget' if policy == 'budget' else 'bits'})"
+            skipped[name] = f"dense at every level ({'budget' if policy in BUDGETED else 'bits'})"
             continue
         layer_seed = zlib.crc32(f"{seed}/{name}".encode())
         side = conv_geometry(convs[name], (1, 1)).patch_side(patch)
-        projections[name] = draw(layer_seed, most, side, sparsity)
-        weights = f"{name}.importance" if policy == "budget" else ""
+        projections[name] = projection_of(policy, layer_seed, most, side, sparsity)
+        most = len(projections[name])
+        weights = f"{name}.importance" if policy in BUDGETED else ""
         if weights:
             importance[weights] = channel_importance(convs[name].weight.detach().float().cpu().numpy())
         variants[name] = (Variant(patch, most, sparsity, layer_seed, name, policy, weights),)
+    if policy in BUDGETED and policy not in CODED:  # which always uses all rows
+        levels = tuple({n: replace(c, bits=variants[n][0].bits) for n, c in level.items()} for level in levels)
     return Recipe(levels, variants, projections, importance)
 
 
 def _choices(bits: Schedule, budget: Budgets, names: Sequence[str], policy: str) -> Ladder:
     """What each layer does at each level, by the schedule of bits, or of budgets where the policy takes these."""
-    if policy != "budget":
+    if policy not in BUDGETED:
         if budget is not None:
             raise ApplyError(f"The policy {policy!r} takes no budget.", 'Give policy="budget", or bits instead.')
         return tuple({name: Choice(0, count) for name, count in level.items()} for level in parse_levels(bits, names))
     count = BUDGET_BITS if bits is None else bits
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_BITS:
-        raise ApplyError(f"The policy 'budget' takes one number of bits, not {bits!r}.", "Give the levels as budget.")
+        raise ApplyError(f"The policy {policy!r} takes one number of bits, not {bits!r}.", "Give the levels as budget.")
     return tuple({name: Choice(0, count, b) for name, b in level.items()} for level in parse_budgets(budget, names))
 
 

@@ -35,15 +35,16 @@ def pictures(
     std: Sequence[float] = (),
     seed: int = 0,
     scale: float = 1.0,
+    noise: float = 0.5,
 ) -> Tensor:
     """``count`` pictures (count, C, H, W), float32, as the network's input expects them: half noise, half leaves.
 
-    Pixels are made in 0..1, multiplied by ``scale`` (255 for a network that takes bytes), then (x - mean) / std where
-    given, one number per channel or one for all. The same arguments give the same pictures, between machines up to the
-    rounding of an FFT.
+    noise: another share of pink noise than a half; the rest are leaves. Pixels are made in 0..1, multiplied by
+    ``scale`` (255 for a network that takes bytes), then (x - mean) / std where given, one number per channel or one for
+    all. The same arguments give the same pictures, between machines up to the rounding of an FFT.
     """
-    noise = count // 2
-    made = np.concatenate([pink_noise(noise, shape, seed), dead_leaves(count - noise, shape, seed)]) * scale
+    pink = int(count * noise)
+    made = np.concatenate([pink_noise(pink, shape, seed), dead_leaves(count - pink, shape, seed)]) * scale
     per_channel = (1, -1, 1, 1)
     if len(mean):
         made = made - np.reshape(mean, per_channel)

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from haste_edge.torch_functions import BINARY, UNARY
+from haste_edge.torch_moving import MOVING
 from haste_runtime.errors import GraphError
 from haste_runtime.graph import Graph, Node
+from haste_runtime.weights import float_graph
 
 Convolution = Callable[[Node, Tensor], Tensor]
 
@@ -39,7 +42,9 @@ class Prepared:
 
 
 def prepare(graph: Graph) -> Prepared:
-    """Converts the constants once, for callers that run the same graph many times. Constants become float32."""
+    """Converts the constants once, for callers that run the same graph many times. Constants become float32, and scales
+    of stored weights are multiplied in."""
+    graph = float_graph(graph)
     constants = {
         key: torch.from_numpy(np.require(array, np.float32, ["C", "W"])) for key, array in graph.constants.items()
     }
@@ -151,6 +156,19 @@ def _activation(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
     return activate(node.attributes["activation"], x[0])
 
 
+def _unary(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
+    return UNARY[node.attributes["function"]](x[0], node.attributes["alpha"], node.attributes["beta"])
+
+
+def _prelu(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
+    return F.prelu(x[0], constants["slope"])
+
+
+def _binary(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
+    second = x[1] if len(x) == 2 else constants["other"]
+    return activate(node.attributes["activation"], BINARY[node.attributes["function"]](x[0], second))
+
+
 def _max_pool(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
     a = node.attributes
     top, left, bottom, right = a["padding"]
@@ -183,39 +201,19 @@ def _mean(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
     return x[0].mean((2, 3), keepdim=bool(node.attributes["keepdim"]))
 
 
-def _flatten(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
-    if node.attributes["order"] == "HWC" and x[0].dim() == 4:
-        return x[0].permute(0, 2, 3, 1).flatten(1)
-    return x[0].flatten(1)
-
-
-def _concat(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
-    return torch.cat(x, node.attributes["axis"] + 1)
-
-
-def _pad(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
-    c0, c1, top, bottom, left, right = node.attributes["pads"]
-    return F.pad(x[0], (left, right, top, bottom, c0, c1), value=node.attributes["value"])
-
-
-def _slice(node: Node, x: _Arguments, constants: _Constants) -> Tensor:
-    a = node.attributes
-    return x[0][(slice(None), *map(slice, a["starts"], a["stops"], a["steps"]))]
-
-
 _OPERATORS: Mapping[str, Callable[[Node, _Arguments, _Constants], Tensor]] = {
     "conv": _conv,
     "linear": _linear,
     "scale": _scale,
     "add": _add,
     "activation": _activation,
+    "unary": _unary,
+    "prelu": _prelu,
+    "binary": _binary,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "adaptive_avg_pool": _adaptive_avg_pool,
     "adaptive_max_pool": _adaptive_max_pool,
     "mean": _mean,
-    "flatten": _flatten,
-    "concat": _concat,
-    "pad": _pad,
-    "slice": _slice,
+    **MOVING,
 }

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_edge.observe import FATES, LayerSeen, Observation, telling_channels, typical_patch
-from haste_edge.plot import EXACT, FAINT, INK, LINE
+from haste_edge.plot import EXACT, LINE
+from haste_runtime.cli.charts import FAINT, INK
 from haste_runtime.errors import InputError
 from haste_runtime.grouping import DROPPED
+from haste_runtime.plan import BUDGETED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +79,7 @@ def _title(part: SubFigure, seen: Observation, name: str) -> None:
 def _rule(layer: LayerSeen) -> str:
     m, choice = layer.variant.patch, layer.choice
     bits = "bit" if choice.bits == 1 else "bits"
-    budget = f", error budget {choice.budget:g}" if layer.variant.policy == "budget" else ""
+    budget = f", error budget {choice.budget:g}" if layer.variant.policy in BUDGETED else ""
     return f"policy {layer.variant.policy}, {m}x{m} tiles, {choice.bits} {bits}{budget}"
 
 

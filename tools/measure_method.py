@@ -14,13 +14,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from corruptions import corrupt
+from measured import grid, read
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -41,9 +42,9 @@ from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts, NetworkFlops
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import BUDGETED, CODED, POLICIES, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing, images_to_inputs
-from haste_runtime.projection import draw
+from haste_runtime.projection import projection_of
 
 CIFAR = Preprocessing(MEAN, STD)
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -53,12 +54,15 @@ SPARSITY = 2 / 3
 SEEDS = (0, 1, 2)
 PAPER_BITS = (16, 14, 13, 12, 11, 10, 9, 8)
 BUDGETS = (0.03, 0.06, 0.12, 0.2, 0.3, 0.45, 0.7)
+FEWER = 1000  # pictures, for all but the ladder
+FINALISTS = 2  # of the grid: the order of the best is chance on so few pictures
 SEVERITIES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One bundle on some pictures. kind: "ladder" (the compiler's), or "uniform" (one setting for all layers).
+    """One bundle on some pictures. kind: "ladder" (the compiler's), "uniform" (one setting for all layers), or "hand"
+    (the best of those again, on as many pictures as the ladder).
 
     patch: tile side, 0 for the compiler's choice. corruption, severity: of the pictures; "" for none. limit: pictures.
     """
@@ -76,23 +80,36 @@ class Run:
 
 def runs(network: str, limit: int) -> Iterator[Run]:
     """All runs of a network, the most important first. limit: pictures for the ladder; the others take fewer."""
-    fewer = min(limit, 1000)
-    for seed in SEEDS:
-        yield Run(network, "ladder", "budget", 0, seed, limit)
-    for seed in SEEDS:
+    fewer = min(limit, FEWER)
+    yield Run(network, "ladder", "affine", 0, 0, limit)  # nothing in it is random
+    yield from grid_of(network, fewer)
+    for seed in SEEDS[1:]:
         yield Run(network, "uniform", "mean", 8, seed, fewer)
         yield Run(network, "uniform", "budget", 8, seed, fewer)
         yield Run(network, "uniform", "scaled", 8, seed, fewer)
-    for patch in (4, 16):
-        yield Run(network, "uniform", "mean", patch, 0, fewer)
-        yield Run(network, "uniform", "budget", patch, 0, fewer)
+    for seed in SEEDS:
+        yield Run(network, "ladder", "budget", 0, seed, limit)
     yield Run(network, "ladder", "mean", 0, 0, fewer)
     yield Run(network, "ladder", "scaled", 0, 0, fewer)
     for bits in (4, 16, 31):
         yield Run(network, "uniform", "budget", 8, 0, fewer, bits)
     for corruption in ("noise", "blur", "jpeg"):
         for severity in SEVERITIES:
-            yield Run(network, "ladder", "budget", 0, 0, min(limit, 500), 8, corruption, severity)
+            yield Run(network, "ladder", "affine", 0, 0, min(limit, 500), 8, corruption, severity)
+
+
+def grid_of(network: str, limit: int) -> Iterator[Run]:
+    """All combinations of a policy and a patch size: what a user could try who has labels and patience."""
+    for policy in ("affine", *(p for p in POLICIES if p != "affine")):
+        for patch in (8, 4, 16):
+            yield Run(network, "uniform", policy, patch, 0, limit)
+
+
+def finalists(file: Path, network: str, limit: int) -> list[Run]:
+    """The best of the grid by their labels, once all of it is measured."""
+    if not set(grid_of(network, min(limit, FEWER))) <= _done(file):
+        return []
+    return [replace(Run(**series.key), kind="hand", seed=0, limit=limit) for series in grid(read(file))[:FINALISTS]]
 
 
 def load(network: str, models: Path) -> Graph:
@@ -123,9 +140,9 @@ def make_bundle(run: Run, graph: Graph, preprocessing: Preprocessing) -> Bundle:
 def uniform_plan(run: Run, graph: Graph) -> tuple[Plan, dict[str, NDArray[np.int8]], dict[str, NDArray[np.uint16]]]:
     """Every convolution that may merge, with the same patch and policy; a level for each number of bits or budget.
 
-    The last level of "budget" has none: only dead channels are dropped.
+    The last level of a policy with a budget has none: only dead channels are dropped.
     """
-    if run.policy == "budget":
+    if run.policy in BUDGETED:
         settings = [(run.bits, budget) for budget in (*BUDGETS, 0.0)]
     else:
         settings = [(bits, 0.0) for bits in PAPER_BITS]
@@ -136,14 +153,21 @@ def uniform_plan(run: Run, graph: Graph) -> tuple[Plan, dict[str, NDArray[np.int
         if candidate.patches:
             (patch,) = candidate.patches
             node, seed = candidate.node, layer_seed(run.seed, candidate.node, patch)
-            keys = f"{node}.projection", f"{node}.importance" if run.policy == "budget" else ""
-            variants = (Variant(patch, most, SPARSITY, seed, keys[0], run.policy, keys[1]),)
-            projections[keys[0]] = draw(seed, most, candidate.geometry.patch_side(patch), SPARSITY)
+            side = candidate.geometry.patch_side(patch)
+            matrix = projection_of(run.policy, seed, most, side, SPARSITY)
+            keys = f"{node}.projection", f"{node}.importance" if run.policy in BUDGETED else ""
+            variants = (Variant(patch, len(matrix), SPARSITY, seed, keys[0], run.policy, keys[1]),)
+            projections[keys[0]] = matrix
             if keys[1]:
                 importance[keys[1]] = channel_importance(graph.constants[graph.node(node).constants["weight"]])
         layers.append(LayerPlan(candidate.node, variants, candidate.reason or "merged at every level"))
     merging = [layer.node for layer in layers if layer.variants]
-    levels = [Level({node: Choice(0, bits, budget) for node in merging}, 0.0, 0.0) for bits, budget in settings]
+    rows = {node: len(projections[f"{node}.projection"]) for node in merging}
+    levels = [
+        Level({node: Choice(0, min(bits, rows[node]) if run.policy in CODED else rows[node], budget)
+               for node in merging}, 0.0, 0.0)
+        for bits, budget in settings
+    ]  # fmt: skip
     return Plan(tuple(layers), (Level({}, 0.0, 0.0), *levels)), projections, importance
 
 
@@ -224,11 +248,40 @@ def _work(
         for part in (
             Work(multiplied // 2, multiplied // 2),
             hashing("integer", channels, d, nonzeros, choice.bits, count.patches),
-            deciding(geometry, variant.patch, count, variant.policy),
+            deciding(geometry, variant.patch, count, variant.policy, bits=choice.bits),
         ):
             total = total.plus(part)
         kept_only += multiplied
     return total, kept_only
+
+
+class Measuring:
+    """One network's runs, and the file that keeps them."""
+
+    def __init__(
+        self, network: str, models: Path, file: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> None:
+        self.network, self.models, self.file = network, models, file
+        self.images, self.labels = images, labels
+        self.bundles: dict[Run, Bundle] = {}  # corrupted pictures run on the same ladder
+
+    def run(self, wanted: Iterable[Run]) -> None:
+        """Those that the file lacks."""
+        done = _done(self.file)
+        missing = [run for run in wanted if run not in done]
+        if not missing:
+            return
+        graph, preprocessing = load(self.network, self.models), NETWORKS.get(self.network, CIFAR)
+        for run in track(missing, self.network, console=Console(stderr=True)):
+            started = time.perf_counter()
+            key = replace(run, limit=0, corruption="", severity=0)
+            if key not in self.bundles:
+                self.bundles[key] = make_bundle(run, graph, preprocessing)
+            planned = time.perf_counter() - started
+            levels = measure(self.bundles[key], *_pictures(run, self.images, self.labels))
+            line = {"run": asdict(run), "plan_seconds": round(planned, 1), "levels": levels}
+            with self.file.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
 
 
 def main() -> None:
@@ -245,24 +298,10 @@ def main() -> None:
     images, labels = read_pictures(args.data)
     assert labels is not None
     for network in args.networks.split(","):
-        file = args.out / f"{network}.jsonl"
-        done = _done(file)
-        wanted = [r for r in runs(network, args.limit) if args.kinds in f"{r.kind}/{r.policy}" and r not in done]
-        if not wanted:
-            continue
-        graph, preprocessing = load(network, args.models), NETWORKS.get(network, CIFAR)
-        bundles: dict[Run, Bundle] = {}  # corrupted pictures run on the same ladder
-        for run in track(wanted, network, console=Console(stderr=True)):
-            started = time.perf_counter()
-            key = replace(run, limit=0, corruption="", severity=0)
-            if key not in bundles:
-                bundles[key] = make_bundle(run, graph, preprocessing)
-            planned = time.perf_counter() - started
-            x, y = _pictures(run, images, labels)
-            levels = measure(bundles[key], x, y)
-            line = {"run": asdict(run), "plan_seconds": round(planned, 1), "levels": levels}
-            with file.open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
+        measuring = Measuring(network, args.models, args.out / f"{network}.jsonl", images, labels)
+        measuring.run(r for r in runs(network, args.limit) if args.kinds in f"{r.kind}/{r.policy}")
+        if args.kinds in "hand":
+            measuring.run(finalists(measuring.file, network, args.limit))
 
 
 def _pictures(

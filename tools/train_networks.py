@@ -7,7 +7,7 @@ A checkpoint follows every epoch; run the same command again to go on after an i
 Each recipe has one cycle of the learning rate, and small pictures first.
 
 What a whole training costs, in multiply-adds, is what this many epochs of the demo network at 32 pixels a side cost:
-31 for resnet34, 26 for vgg16bn, 7 for bottleneck. Time need not follow: 1x1 convolutions do little arithmetic on what
+34 for resnet34, 26 for vgg16bn, 7 for bottleneck. Time need not follow: 1x1 convolutions do little arithmetic on what
 they read, so the last will take longer than that.
 """
 
@@ -25,7 +25,7 @@ RECIPES = {
         Recipe(
             "resnet34",
             lambda: networks.with_identity_blocks(networks.resnet34()),
-            [Cycle([20] * 3 + [24] * 8 + [32] * 8, 0.2, 0.2)],
+            [Cycle([24] * 11 + [32] * 9, 0.2, 0.2)],
             cutout=8,
         ),
         Recipe("vgg16bn", networks.vgg16bn, [Cycle([20] * 3 + [24] * 4 + [28] * 2 + [32] * 6, 0.1, 0.2)], cutout=8),

@@ -6,7 +6,7 @@ from haste_runtime.flops import conv_geometries
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import LayerPlan, Plan
+from haste_runtime.plan import BUDGETED, LayerPlan, Plan
 
 HEADER = ("layer", "shape", "choice", "bits or budget at levels", "reason")
 
@@ -40,7 +40,10 @@ def _shape(geometry: ConvGeometry) -> str:
 
 
 def _choice(layer: LayerPlan) -> str:
-    return ", ".join(f"{variant.policy}, patch {variant.patch}" for variant in layer.variants) or "dense"
+    merged = ", ".join(f"{variant.policy}, patch {variant.patch}" for variant in layer.variants)
+    if layer.algorithm == "direct":
+        return merged or "dense"
+    return f"{merged}, else {layer.algorithm}" if merged else f"dense, {layer.algorithm}"
 
 
 def _strengths(plan: Plan, layer: LayerPlan) -> str:
@@ -51,6 +54,6 @@ def _strengths(plan: Plan, layer: LayerPlan) -> str:
         if choice is None:
             shown.append(".")
         else:
-            budgeted = layer.variants[choice.variant].policy == "budget"
+            budgeted = layer.variants[choice.variant].policy in BUDGETED
             shown.append(f"{choice.budget:g}" if budgeted else str(choice.bits))
     return " ".join(shown)

@@ -19,7 +19,7 @@ from haste_runtime.backends import choose_backend
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import NetworkFlops, Totals
 from haste_runtime.graph import Graph, Shape
-from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import BUDGETED, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -45,10 +45,12 @@ class Joint:
 class Material:
     """What levels are made of: the layers with their variants, projections and importance.
 
-    Each layer has one variant, the curve that `merge` first gave it.
+    Each layer has one variant, the curve that `merge` first gave it. timely: layers stay dense in frames in which
+    merging would take longer (`Variant.dense_above`).
     """
 
     graph: Graph
+    timely: bool = False
     variants: dict[str, Variant] = field(default_factory=dict)
     projections: dict[str, NDArray[np.int8]] = field(default_factory=dict)
     importance: dict[str, NDArray[np.uint16]] = field(default_factory=dict)
@@ -64,9 +66,12 @@ class Material:
         curve, setting = merge.curve, merge.setting
         if curve.node not in self.variants:
             key = f"{curve.node}.projection"
-            weigh = f"{curve.node}.importance" if curve.policy == "budget" else ""
+            weigh = f"{curve.node}.importance" if curve.policy in BUDGETED else ""
             bits = len(curve.projection)
-            self.variants[curve.node] = Variant(curve.patch, bits, SPARSITY, curve.seed, key, curve.policy, weigh)
+            self.variants[curve.node] = Variant(
+                curve.patch, bits, SPARSITY, curve.seed, key, curve.policy, weigh,
+                dense_above=round(curve.break_even, 4) if self.timely else 1.0,
+            )  # fmt: skip
             self.projections[key] = curve.projection
             if weigh:
                 self.importance[weigh] = curve.importance

@@ -15,7 +15,6 @@ from itertools import pairwise
 from haste_edge.plan.measure import Curve, Merge
 
 Saving = Callable[[Curve], Sequence[float]]  # what is saved at each setting
-SMALL_PATCH_GAIN = 0.1  # a smaller patch must be better by this share, as large patches run quicker
 DENSE = -1  # in place of a setting's index
 
 
@@ -87,10 +86,15 @@ def _between(curve: Curve, saving: Saving, start: _Option, end: _Option) -> list
     return [*steps, end]
 
 
-def choose_patch(curves: Sequence[Curve], saving: Saving, multipliers: Sequence[float]) -> Curve:
-    """The patch size with the best Lagrangian over the multipliers of the levels; of nearly equal ones the largest."""
+def choose_patch(
+    curves: Sequence[Curve], saving: Saving, multipliers: Sequence[float], allowance: float = 0.0
+) -> Curve:
+    """The patch size with the best Lagrangian over the multipliers of the levels; of equal ones the largest.
+
+    allowance: the share of the best that a larger patch may miss and still be taken.
+    """
     gains = [sum(_advantage(curve, saving, multiplier) for multiplier in multipliers) for curve in curves]
-    enough = (1 - SMALL_PATCH_GAIN) * max(gains)
+    enough = (1 - allowance) * max(gains)
     return max((c for c, gain in zip(curves, gains, strict=True) if gain >= enough), key=lambda c: c.patch)
 
 

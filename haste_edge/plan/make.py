@@ -14,16 +14,16 @@ from torch import Tensor
 
 from haste_edge.errors import PlanError
 from haste_edge.plan import ladder
+from haste_edge.plan import pictures as looks
 from haste_edge.plan.candidates import Candidate, find_candidates
 from haste_edge.plan.cost_model import FLOAT, CostModel
+from haste_edge.plan.end import MOST_DISTORTION, TRIALS, harm, last_useful
 from haste_edge.plan.joint import Joint, Material, measure_levels
 from haste_edge.plan.ladder import Point
 from haste_edge.plan.measure import Curve, Measurements, Progress
 from haste_edge.plan.reasons import Aim, dense_reason, merged_reason
 from haste_edge.plan.restart import downstream
 from haste_edge.plan.settings import BUDGETS
-from haste_edge.synthetic import pictures as synthetic_pictures
-from haste_edge.synthetic import white_noise
 from haste_edge.targets import Target
 from haste_runtime.flops import conv_geometries, dense_flops
 from haste_runtime.graph import Graph, Shape
@@ -32,14 +32,14 @@ from haste_runtime.plan import POLICIES, LayerPlan, Level, Plan
 from haste_runtime.preprocessing import Preprocessing
 
 OBJECTIVES = ("flops", "time")
+PLANNED_POLICIES = ("auto", *POLICIES)
 FEWEST_LEVELS = 4  # above 0, whatever merging does to the network, if that many are asked for
-MOST_DISTORTION = 0.2  # of the last level, measured jointly: there the networks tried had lost some two to five points
-TRIALS = 16  # points on the path that are measured jointly, to find where the network is spoilt
-PICTURES = (6, 16)  # fewest and most that single layers are measured on
+LARGE_PATCH_ALLOWANCE = 0.1  # large patches run quicker than the cost model knows: what they may miss of the best
+PICTURES = (6, 32)  # fewest and most that single layers are measured on
+END_PICTURES = (8, 64)  # fewest and most that show where the ladder ends, if they are synthetic
 LEVEL_PICTURES = (16, 128)  # fewest and most that levels are measured on
-WORK = 0.6e12  # multiply-adds that measuring single layers, and later levels, may take; decides on the pictures
+WORK = 1.2e12  # multiply-adds that measuring single layers, and later levels, may take; decides on the pictures
 SLOW_STEPS = 10  # of progress, for each time that levels are measured
-PICTURE_SEED = 20230  # of the synthetic pictures: not the plan's, so that other projections see the same pictures
 
 
 class PlanMade(NamedTuple):
@@ -48,6 +48,15 @@ class PlanMade(NamedTuple):
     plan: Plan
     projections: dict[str, NDArray[np.int8]]
     importance: dict[str, NDArray[np.uint16]]
+
+
+class _Climbed(NamedTuple):
+    """The levels found, above level 0, and what they are made of. chosen: each layer's curve, of its best patch."""
+
+    chosen: dict[str, Curve]
+    material: Material
+    found: list[tuple[Point, Joint]]
+    aim: Aim
 
 
 def make_plan(
@@ -59,8 +68,9 @@ def make_plan(
     seed: int = 0,
     progress: Progress | None = None,
     pictures: Tensor | None = None,
-    policy: str = "budget",
+    policy: str = "auto",
     patches: Sequence[int] = (),
+    winograd: bool = True,
 ) -> PlanMade:
     """The plan of a network.
 
@@ -72,9 +82,11 @@ def make_plan(
 
     To try:
         pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only input, instead of synthetic
-        ones; some are picked evenly. policy: who forms a group (`haste_runtime.grouping`). patches: tile sides to try,
-        instead of about 8 and 16. seed: of the projections. progress: called with (what is being done, steps done,
-        steps in all).
+        ones; some are picked evenly. policy: who forms a group (`haste_runtime.grouping`), or "auto": "affine", but to
+        save time "drop" where joining saves little of it. patches: tile sides to try,
+        instead of about 8 and 16. winograd: layers may be computed by Winograd's algorithms where the target's cost
+        model predicts that to be quicker. seed: of the projections. progress: called with (what is being done, steps
+        done, steps in all).
 
     The same arguments give the same plan. A network that cannot merge gets level 0 alone, and reasons. Raises PlanError
     for wrong arguments.
@@ -84,41 +96,55 @@ def make_plan(
     shapes = check_graph(graph)
     candidates = find_candidates(graph, shapes, patches)
     merging = [c for c in candidates if c.patches]
-    cost_model = CostModel(target, FLOAT * graph.parameters())
+    cost_model = CostModel(target, FLOAT * graph.parameters(), winograd)
     if not merging:
-        return _assemble(candidates, {}, {}, [], Material(graph), cost_model, Aim(objective, target.name, False))
+        nothing = _Climbed({}, Material(graph), [], Aim(objective, target.name, False))
+        return _assemble(candidates, {}, nothing, cost_model)
     candidates = _affordable(graph, shapes, candidates)
     merging = [c for c in candidates if c.patches]
     count = _afford(PICTURES, _layer_work(graph, shapes, merging))
-    inputs = _inputs(graph, preprocessing, pictures, count)
-    measurements = Measurements(graph, shapes, candidates, inputs, cost_model, policy, seed)
+    make_inputs = partial(_inputs, graph, preprocessing, pictures)
+    inputs = make_inputs(count, looks.LAYERS_SEED)
+    policies = {c.node: _policy(policy, objective, cost_model, c) for c in merging}
+    measurements = Measurements(graph, shapes, candidates, inputs, cost_model, policies, seed)
     curves: dict[str, list[Curve]] = {}
     steps = len(merging) + 2 * SLOW_STEPS
     for done, candidate in enumerate(merging):
         report(f"measuring {candidate.node}", done, steps)
         curves[candidate.node] = measurements.curves(candidate.node)
-    saving, hopeless = _saving(objective, curves)
-    chosen = _choose_patches(curves, saving, levels)
-    points = ladder.path(chosen, saving)
-    material = Material(graph)
-    measure = partial(_measure, points, material, shapes)
+    dense_work = sum(dense_flops(g) // 2 for g in conv_geometries(graph, shapes).values())
+    by_agreement = pictures is not None and all(_are_scores(shapes[name]) for name in graph.outputs)
+    fewest_and_most = LEVEL_PICTURES if pictures is not None else END_PICTURES
+    trial = make_inputs(_afford(fewest_and_most, TRIALS * dense_work), looks.LEVELS_SEED, noise=0.0)
+    more = make_inputs(_afford(LEVEL_PICTURES, (levels + 1) * dense_work), looks.LEVELS_SEED)
+    wanted = min(FEWEST_LEVELS, levels)
 
     def slowly(what: str, first: int) -> Callable[[int, int], None]:
         return lambda done, total: report(what, first + SLOW_STEPS * done // total, steps)
 
-    tried = ladder.pick(points, TRIALS)
-    last = _last_useful(points, measure(tried, inputs, slowly("measuring levels", len(merging))))
-    dense_work = sum(dense_flops(g) // 2 for g in conv_geometries(graph, shapes).values())
-    more = _inputs(graph, preprocessing, pictures, _afford(LEVEL_PICTURES, (levels + 1) * dense_work))
-    wanted = min(FEWEST_LEVELS, levels)
-    found: list[tuple[Point, Joint]] = []
-    for end in dict.fromkeys((last, len(points) - 1)):  # the whole path, if what is useful of it has too few levels
-        if len(found) < wanted:
-            picked = ladder.pick(points[: end + 1], levels)
-            joints = measure(picked, more, slowly("measuring the ladder", len(merging) + SLOW_STEPS))
-            found = [(points[i], joints[i]) for i in _ascending(picked, joints, wanted)]
+    def climb(hopeless: bool, whole: bool) -> _Climbed:
+        """The levels that save what is asked for, up to the last useful one; whole: or on the whole path."""
+        timely = objective == "time" and not hopeless
+        saving = _seconds_saved if timely else _flops_saved
+        chosen = _choose_patches(curves, saving, levels, LARGE_PATCH_ALLOWANCE if objective == "time" else 0.0)
+        points, material = ladder.path(chosen, saving), Material(graph, timely)
+        measure = partial(_measure, points, material, shapes)
+        end = len(points) - 1
+        if not whole:
+            joined = measure(ladder.pick(points, TRIALS), trial, slowly("measuring levels", len(merging)))
+            end = last_useful(points, {index: harm(joint, by_agreement) for index, joint in joined.items()})
+        picked = ladder.pick(points[: end + 1], levels)
+        joints = measure(picked, more, slowly("measuring the ladder", len(merging) + SLOW_STEPS))
+        found = [(points[i], joints[i]) for i in _ascending(picked, joints, wanted)]
+        return _Climbed(chosen, material, found, Aim(objective, target.name, hopeless))
+
+    # Where too few levels that save time leave the network of use, those that save FLOPs may; else the network decides.
+    vain = objective == "time" and not _any_quicker(curves)
+    attempts = [(vain, False), *([(True, False)] if objective == "time" and not vain else []), (vain, True)]
+    climbed = next(filter(lambda c: len(c.found) >= wanted, (climb(*attempt) for attempt in attempts[:-1])), None)
+    climbed = climbed or climb(*attempts[-1])
     report("planned", steps, steps)
-    return _assemble(candidates, curves, chosen, found, material, cost_model, Aim(objective, target.name, hopeless))
+    return _assemble(candidates, curves, climbed, cost_model)
 
 
 def _check_request(
@@ -126,8 +152,8 @@ def _check_request(
 ) -> None:
     if objective not in OBJECTIVES:
         raise PlanError(f"There is no objective {objective!r}.", f"Use one of {', '.join(OBJECTIVES)}.")
-    if policy not in POLICIES:
-        raise PlanError(f"There is no policy {policy!r}.", f"Use one of {', '.join(POLICIES)}.")
+    if policy not in PLANNED_POLICIES:
+        raise PlanError(f"There is no policy {policy!r}.", f"Use one of {', '.join(PLANNED_POLICIES)}.")
     if levels < 1:
         raise PlanError(f"A ladder with {levels} levels above level 0 is none.", "Ask for 1 or more; 8 is usual.")
     if any(m < 1 for m in patches):
@@ -143,21 +169,26 @@ def _check_request(
         raise PlanError("The pictures hold NaN or infinity.", "Give pictures as the network's input expects them.")
 
 
-def _inputs(graph: Graph, preprocessing: Preprocessing, pictures: Tensor | None, count: int) -> dict[str, Tensor]:
-    """Input name -> what to measure on: some of the user's pictures, or noise that looks like pictures."""
+def _policy(policy: str, objective: str, cost_model: CostModel, candidate: Candidate) -> str:
+    """Of one layer, where the policy that was asked for may be "auto"."""
+    if policy != "auto":
+        return policy
+    largest = max(candidate.patches)
+    return "affine" if objective == "flops" or cost_model.worth_joining(candidate.geometry, largest) else "drop"
+
+
+def _inputs(
+    graph: Graph, preprocessing: Preprocessing, pictures: Tensor | None, count: int, seed: int, noise: float = 0.5
+) -> dict[str, Tensor]:
+    """Input name -> what to measure on; seed and noise: of synthetic pictures."""
     if pictures is not None:
-        evenly = torch.arange(min(count, len(pictures))) * len(pictures) // min(count, len(pictures))
-        return {graph.inputs[0].name: pictures.detach()[evenly].to(torch.float32).contiguous()}
-    found = {}
-    for index, value in enumerate(graph.inputs):
-        if len(value.shape) == 3:
-            per_channel = len(preprocessing.mean) in (1, value.shape[0])
-            mean, std = (preprocessing.mean, preprocessing.std) if per_channel else ((), ())
-            scale = 255.0 / preprocessing.scale
-            found[value.name] = synthetic_pictures(count, value.shape, mean, std, PICTURE_SEED + index, scale)
-        else:
-            found[value.name] = white_noise(count, value.shape[0], PICTURE_SEED + index)
-    return found
+        return looks.own(graph, pictures, count)
+    return looks.synthetic(graph, preprocessing, count, seed, noise)
+
+
+def _are_scores(shape: Shape) -> bool:
+    """Whether an output is a vector of three scores or more, whose largest is the answer."""
+    return len(shape) == 1 and shape[0] >= 3
 
 
 def _affordable(graph: Graph, shapes: Mapping[str, Shape], candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
@@ -184,15 +215,21 @@ def _afford(pictures: tuple[int, int], work: int) -> int:
     return max(fewest, min(most, int(WORK / max(work, 1))))
 
 
-def _saving(objective: str, curves: Mapping[str, Sequence[Curve]]) -> tuple[ladder.Saving, bool]:
-    """What a level saves, and whether time was asked for in vain: where no layer would be quicker, FLOPs are saved."""
-    quicker = any(max(curve.seconds_saved) > 0 for options in curves.values() for curve in options)
-    if objective == "time" and quicker:
-        return lambda curve: curve.seconds_saved, False
-    return lambda curve: curve.flops_saved, objective == "time"
+def _seconds_saved(curve: Curve) -> Sequence[float]:
+    return curve.seconds_saved
 
 
-def _choose_patches(curves: Mapping[str, Sequence[Curve]], saving: ladder.Saving, levels: int) -> dict[str, Curve]:
+def _flops_saved(curve: Curve) -> Sequence[float]:
+    return curve.flops_saved
+
+
+def _any_quicker(curves: Mapping[str, Sequence[Curve]]) -> bool:
+    return any(max(curve.seconds_saved) > 0 for options in curves.values() for curve in options)
+
+
+def _choose_patches(
+    curves: Mapping[str, Sequence[Curve]], saving: ladder.Saving, levels: int, allowance: float
+) -> dict[str, Curve]:
     """One patch size per layer: the best at the multipliers that the levels have.
 
     These follow from the path, and the path from the patches: start from those that can save most, and go round twice.
@@ -200,8 +237,8 @@ def _choose_patches(curves: Mapping[str, Sequence[Curve]], saving: ladder.Saving
     chosen = {node: max(options, key=lambda c: max(saving(c))) for node, options in curves.items()}
     for _ in range(2):
         useful = [p for p in ladder.path(chosen, saving) if p.distortion <= MOST_DISTORTION]
-        multipliers = ladder.multipliers(useful, levels)
-        chosen = {node: ladder.choose_patch(options, saving, multipliers) for node, options in curves.items()}
+        slopes = ladder.multipliers(useful, levels)
+        chosen = {node: ladder.choose_patch(options, saving, slopes, allowance) for node, options in curves.items()}
     return chosen
 
 
@@ -216,18 +253,6 @@ def _measure(
     """Point's index -> what it does to the network."""
     joints = measure_levels(material, shapes, [points[i].merges for i in indices], inputs, report)
     return dict(zip(indices, joints, strict=True))
-
-
-def _last_useful(points: Sequence[Point], tried: Mapping[int, Joint]) -> int:
-    """The last point before the network is spoilt: between two trials by what points save alone; 0 if all spoil it."""
-    before: tuple[float, float] = (0.0, 0.0)  # saving, distortion
-    for index, joint in tried.items():
-        saving = points[index].saving
-        if joint.distortion > MOST_DISTORTION:
-            share = (MOST_DISTORTION - before[1]) / (joint.distortion - before[1])
-            return ladder.nearest(points, before[0] + share * (saving - before[0]))
-        before = (saving, joint.distortion)
-    return len(points) - 1
 
 
 def _ascending(indices: Sequence[int], joints: Mapping[int, Joint], wanted: int) -> list[int]:
@@ -248,13 +273,11 @@ def _ascending(indices: Sequence[int], joints: Mapping[int, Joint], wanted: int)
 def _assemble(
     candidates: Sequence[Candidate],
     curves: Mapping[str, Sequence[Curve]],
-    chosen: Mapping[str, Curve],
-    found: Sequence[tuple[Point, Joint]],
-    material: Material,
+    climbed: _Climbed,
     cost_model: CostModel,
-    aim: Aim,
 ) -> PlanMade:
     """The plan of these levels, with only the layers as variants that some level merges."""
+    chosen, material, found, aim = climbed
     used: dict[str, dict[int, int]] = {}  # node -> level -> index of the setting
     for number, (point, _) in enumerate(found, start=1):
         for node, merge in point.merges.items():
@@ -271,7 +294,8 @@ def _assemble(
             reason = dense_reason(flops, chosen[node], aim)
         else:
             reason = candidate.reason
-        layers.append(LayerPlan(node, (material.variants[node],) if node in used else (), reason))
+        own = (material.variants[node],) if node in used else ()
+        layers.append(LayerPlan(node, own, reason, cost_model.algorithm(candidate.geometry)))
     variants = [variant for layer in layers for variant in layer.variants]
     projections = {v.projection: material.projections[v.projection] for v in variants}
     importance = {v.importance: material.importance[v.importance] for v in variants if v.importance}

@@ -8,6 +8,7 @@ outputs with the exact ones.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ from torch import Tensor
 
 from haste_edge import method, torch_graph
 from haste_edge.importance import channel_importance
+from haste_edge.patches import inside_map
 from haste_edge.plan.candidates import Candidate
 from haste_edge.plan.cost_model import CostModel
 from haste_edge.plan.restart import downstream, read_from_outside
 from haste_edge.plan.settings import Setting, settings
-from haste_runtime.flops import LayerCounts, dense_flops, merged_flops
+from haste_runtime.flops import LayerCounts, dense_flops, merged_flops, nonzeros_of_rows
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape
-from haste_runtime.projection import draw
+from haste_runtime.hashing import DEAD_CODE
+from haste_runtime.plan import BUDGETED, CODED
+from haste_runtime.projection import projection_of
 
 SPARSITY = 2 / 3
 RUN_BYTES = 64 << 20  # largest value of a run with several settings at once
@@ -39,7 +43,7 @@ Progress = Callable[[str, int, int], None]
 class Curve:
     """One layer merged by one policy on patches of one size. The tuples have an entry for each setting, weakest first.
 
-    importance: of the channels, for the policy "budget". kept: groups per channel, mean. flops_saved, seconds_saved:
+    importance: of the channels, for policies with a budget. kept: groups per channel, mean. flops_saved, seconds_saved:
     per frame, against the dense layer; negative where merging costs more than it saves. distortion: of the
     network's outputs, see `distortion`.
     """
@@ -55,6 +59,17 @@ class Curve:
     flops_saved: tuple[float, ...]
     seconds_saved: tuple[float, ...]
     distortion: tuple[float, ...]
+
+    @property
+    def break_even(self) -> float:
+        """The share of channels above which merging takes longer than the dense layer; 1 if it never does."""
+        points = sorted(zip(self.kept, self.seconds_saved, strict=True), reverse=True)
+        if points[0][1] >= 0:
+            return 1.0
+        for (above, lost), (below, saved) in itertools.pairwise(points):
+            if saved >= 0:
+                return below + (above - below) * saved / (saved - lost)
+        return points[-1][0]
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def _change(y: Tensor, exact: Tensor) -> float:
 class Measurements:
     """One network on one set of pictures, every layer merged alone.
 
-    inputs: input name -> (N, C, H, W) or (N, F), ready for the network. policy: of all layers.
+    inputs: input name -> (N, C, H, W) or (N, F), ready for the network. policies: of each layer that may merge.
     """
 
     def __init__(
@@ -104,12 +119,12 @@ class Measurements:
         candidates: Iterable[Candidate],
         inputs: Mapping[str, Tensor],
         cost_model: CostModel,
-        policy: str,
+        policies: Mapping[str, str],
         seed: int,
     ) -> None:
         self.graph, self.shapes = graph, shapes
         self.candidates = {c.node: c for c in candidates}
-        self.cost_model, self.policy, self.seed = cost_model, policy, seed
+        self.cost_model, self.policies, self.seed = cost_model, policies, seed
         self.frames = len(next(iter(inputs.values())))
         self.prepared = torch_graph.prepare(graph)
         merging = [c.node for c in self.candidates.values() if c.patches]
@@ -123,26 +138,35 @@ class Measurements:
 
     def _curve(self, name: str, patch: int, rest: Graph) -> Curve:
         node, geometry = self.graph.node(name), self.candidates[name].geometry
-        every = settings(self.policy, geometry.channels_in)
+        policy = self.policies[name]
+        every = settings(policy, geometry, patch)
         bits = max(setting.bits for setting in every)
         seed = layer_seed(self.seed, name, patch)
-        projection = draw(seed, bits, geometry.patch_side(patch), SPARSITY)
+        side = geometry.patch_side(patch)
+        projection = projection_of(policy, seed, bits, side, SPARSITY)
         importance = channel_importance(self.graph.constants[node.constants["weight"]])
-        patches = method.extract_patches(self.values[node.inputs[0]], geometry, patch).flatten(0, 1)
+        x = self.values[node.inputs[0]]
+        patches = method.extract_patches(x, geometry, patch).flatten(0, 1)
         q, live = method.quantise(patches)
-        codes = method.codes(q, torch.from_numpy(projection), bits).masked_fill(~live[:, None], -1)
-        weights = torch.from_numpy(importance.astype(np.int64)) if self.policy == "budget" else None
-        rule = method.Rule(patch, torch.from_numpy(projection), bits, self.policy, weights)
-        nonzeros = np.count_nonzero(projection, axis=1).cumsum()
+        if policy in CODED:
+            codes = method.codes(q, torch.from_numpy(projection), bits).masked_fill(~live[:, None], DEAD_CODE)
+        else:
+            codes = torch.where(live, 0, DEAD_CODE).int()[:, None].expand(-1, q.shape[1])
+        weights = torch.from_numpy(importance.astype(np.int64)) if policy in BUDGETED else None
+        rule = method.Rule(patch, torch.from_numpy(projection), bits, policy, weights)
+        nonzeros = nonzeros_of_rows(projection)
         dense, dense_seconds = dense_flops(geometry), self.cost_model.dense(geometry).seconds
         kept, flops, seconds, changes = [], [], [], []
+        inside = inside_map(x, geometry, patch, (side, side)).flatten(1).repeat(len(x), 1)
         for some in self._batches(every, rest, q):
-            groups = group_all(q, codes, rule, some)
-            for setting, count in zip(some, self._counts(groups, geometry, patch, len(some)), strict=True):
-                nonzero = int(nonzeros[setting.bits - 1])
-                executed = merged_flops(geometry, patch, nonzero, setting.bits, count, self.policy)
+            groups = group_all(q, codes, rule, some, inside)
+            for setting, count in zip(
+                some, self._counts(groups, geometry, rule, len(some), (x.shape[2], x.shape[3])), strict=True
+            ):
+                nonzero = int(nonzeros[setting.bits])
+                executed = merged_flops(geometry, patch, nonzero, setting.bits, count, policy)
                 merged = self.cost_model.merged(
-                    geometry, patch, nonzero, setting.bits, count, self.frames, policy=self.policy
+                    geometry, patch, nonzero, setting.bits, count, self.frames, policy=policy
                 )
                 kept.append(count.kept / (count.patches * geometry.channels_in))
                 flops.append(dense - executed / self.frames)
@@ -150,7 +174,7 @@ class Measurements:
             changes += self._distortions(node, geometry, rule, groups, rest, len(some))
         worst = np.maximum.accumulate(changes)  # a stronger setting never counts as better, whatever chance made of it
         return Curve(
-            name, patch, self.policy, seed, projection, importance, every, tuple(kept), tuple(flops), tuple(seconds),
+            name, patch, policy, seed, projection, importance, every, tuple(kept), tuple(flops), tuple(seconds),
             tuple(worst.tolist()),
         )  # fmt: skip
 
@@ -160,10 +184,13 @@ class Measurements:
         together = max(1, RUN_BYTES // (4 * max(largest, q.numel())))
         return [every[i : i + together] for i in range(0, len(every), together)]
 
-    def _counts(self, groups: method.Grouping, geometry: ConvGeometry, patch: int, settings: int) -> list[LayerCounts]:
+    @staticmethod
+    def _counts(
+        groups: method.Grouping, geometry: ConvGeometry, rule: method.Rule, settings: int, size: tuple[int, int]
+    ) -> list[LayerCounts]:
         rows = len(groups.leaders) // settings
         parts = [slice(i * rows, (i + 1) * rows) for i in range(settings)]
-        return [method.counts(method.Grouping(*(t[part] for t in groups)), geometry, patch) for part in parts]
+        return [method.counts(groups.part(part), geometry, rule.patch, size) for part in parts]
 
     def _distortions(
         self, node: Node, geometry: ConvGeometry, rule: method.Rule, groups: method.Grouping, rest: Graph, settings: int
@@ -181,11 +208,18 @@ class Measurements:
         return [distortion({name: out[part] for name, out in run.outputs.items()}, self.exact) for part in parts]
 
 
-def group_all(q: Tensor, codes: Tensor, rule: method.Rule, settings: Sequence[Setting]) -> method.Grouping:
-    """The groups of M patches for each of several settings, one setting's patches after the other's."""
-    if rule.policy == "budget":  # all at once: the loop over channels is what takes time
+def group_all(
+    q: Tensor, codes: Tensor, rule: method.Rule, settings: Sequence[Setting], inside: Tensor | None = None
+) -> method.Grouping:
+    """The groups of M patches for each of several settings, one setting's patches after the other's. inside: (M, d),
+    the pixels in the map."""
+    if rule.policy in BUDGETED:  # all at once: the loop over channels is what takes time
         assert rule.importance is not None
         budgets = torch.tensor([[s.budget] for s in settings], dtype=torch.float64)
+        if rule.policy == "drop":
+            return method.group_by_energy(q, codes, rule.importance, budgets)
+        if rule.policy == "affine":
+            return method.group_within_affine_budget(q, codes, rule, budgets, inside)
         return method.group_within_budget(q, codes, rule.importance, budgets, rule.patch**2)
     parts = [method.decide(q, method.prefix(codes, s.bits), rule._replace(bits=s.bits)) for s in settings]
-    return method.Grouping(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return method.join_groupings(parts)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from haste_edge.plan.candidates import Candidate
 from haste_edge.plan.measure import Curve
+from haste_runtime.plan import BUDGETED
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What the plan is for, as far as reasons tell. hopeless: time was asked for, and no layer would be quicker."""
+    """What the plan is for, as far as reasons tell. hopeless: time was asked for, and no levels save it that leave
+    the network of use."""
 
     objective: str
     target: str
@@ -45,12 +47,12 @@ def merged_reason(
         f"channels, saves {saved:.0f} % of its FLOPs, and takes {time:.2f} of the dense time on {aim.target} by the "
         f"cost model"
     )
-    return f"no layer is quicker merged, so FLOPs decide; {words}" if aim.hopeless else words
+    return f"no levels of use are quicker, so FLOPs decide; {words}" if aim.hopeless else words
 
 
 def _setting(curve: Curve, index: int) -> str:
     setting = curve.settings[index]
-    return f"budget {setting.budget:g}" if curve.policy == "budget" else f"{setting.bits} bits"
+    return f"budget {setting.budget:g}" if curve.policy in BUDGETED else f"{setting.bits} bits"
 
 
 def dense_reason(flops: int, curve: Curve, aim: Aim) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from haste_runtime.errors import HasteError
 from haste_runtime.hashing import MAX_BITS
-from haste_runtime.plan import POLICIES
+from haste_runtime.plan import BUDGETED, POLICIES
 
 HASHES: Mapping[str, str] = {
     "integer": "ternary projections of the quantised patch, centred: what every backend computes",
@@ -42,9 +42,9 @@ class Configuration:
     """One run. What does not apply to a policy has the default, so that equal runs are equal.
 
     policy: one of `haste_runtime.plan.POLICIES`, a name in `BASELINES`, or "ladder". bits: L, rows of the projection.
-    budget: the error a patch may make, for "budget". patch: tile side m; a layer whose map is smaller has one tile of
-    that map. sparsity: share of zeros in the projections. hash: a name in `HASHES`, for the policies; baselines have
-    their own. seed: of the projections and of all else that is drawn. bundle, level: for "ladder".
+    budget: the error a patch may make, for policies with one. patch: tile side m; a layer whose map is smaller has one
+    tile of that map. sparsity: share of zeros in the projections. hash: a name in `HASHES`, for the policies; baselines
+    have their own. seed: of the projections and of all else that is drawn. bundle, level: for "ladder".
 
     A baseline has as many groups on every patch as the policy "mean" has at the same bits, patch, sparsity and seed.
     Raises StudyError where a value is out of range.
@@ -79,7 +79,7 @@ class Configuration:
             raise StudyError(f"The seed {self.seed} is negative.", "Give 0 or more.")
         if self.policy in POLICIES and self.hash not in HASHES:
             raise StudyError(f"There is no hash {self.hash!r}.", f"Known: {', '.join(HASHES)}.")
-        if self.policy == "budget" and not 0 < self.budget <= 1000:
+        if self.policy in BUDGETED and not 0 < self.budget <= 1000:
             raise StudyError(
                 f"An error budget of {self.budget:g} makes no sense.", "Give a share of the energy, as in 0.1."
             )
@@ -129,7 +129,7 @@ def grid(
         if policy == "dead":
             found[Configuration(policy, patch=patch)] = None
         elif policy in POLICIES:
-            for hash, budget in itertools.product(hashes, budgets if policy == "budget" else (0.0,)):
+            for hash, budget in itertools.product(hashes, budgets if policy in BUDGETED else (0.0,)):
                 found[Configuration(policy, count, budget, patch, sparsity, hash, seed)] = None
         else:
             found[Configuration(policy, count, 0.0, patch, sparsity, "", seed)] = None

@@ -56,14 +56,29 @@ def hashing(family: str, channels: int, d: int, nonzeros: int, bits: int, patche
     return Work(adds=patches * channels * (nonzeros + centring))
 
 
-def deciding(geometry: ConvGeometry, patch: int, counts: LayerCounts, policy: str, quantised: bool = True) -> Work:
-    """All that a policy does beside hashing and convolving: quantise (unless the hash does without), decide, merge."""
-    patches = counts.patches if quantised or policy != "mean" else 0
-    rest = merged_flops(geometry, patch, 0, 0, replace(counts, patches=patches, kept_pixels=0), policy)
+def deciding(
+    geometry: ConvGeometry, patch: int, counts: LayerCounts, policy: str, quantised: bool = True, bits: int = 0
+) -> Work:
+    """All that a policy does beside hashing and convolving: quantise (unless the hash does without), decide, merge.
+
+    bits: rows of the projection in use, which some policies decide by.
+    """
+    patches = counts.patches - counts.unseen if quantised or policy != "mean" else 0
+    hashed = hashing("integer", geometry.channels_in, 0, 0, bits, patches).executed
+    rest = (
+        merged_flops(geometry, patch, 0, bits, replace(counts, patches=patches, unseen=0, kept_pixels=0), policy)
+        - hashed
+    )
     d = geometry.patch_side(patch) ** 2
     adds = patches * geometry.channels_in * d  # for the largest |x|
     if policy == "mean":
         adds += merging(geometry, patch, counts).adds
     else:
-        adds += {"scaled": counts.merged * d, "budget": counts.compared * 3}[policy]
+        constants = counts.constant_adds * geometry.channels_out
+        adds += {
+            "scaled": counts.merged * d,
+            "budget": counts.compared * 3,
+            "affine": constants,
+            "drop": patches * geometry.channels_in,
+        }[policy]
     return Work(rest - adds, adds)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from haste_edge.study.configuration import LADDER, Configuration
+from haste_runtime.plan import BUDGETED
 
 UNITS = {"patch": "m = {}", "bits": "L = {}", "sparsity": "s = {:.3g}", "hash": "{} hash", "bundle": "{}"}
 
@@ -53,7 +54,7 @@ class Curve:
 
 def knob(configuration: Configuration) -> str:
     """The setting that varies along the configuration's curve; empty for "dead", which has a single point."""
-    special = {"budget": "budget", LADDER: "level", "dead": ""}
+    special = dict.fromkeys(BUDGETED, "budget") | {LADDER: "level", "dead": ""}
     return special.get(configuration.policy, "bits")
 
 

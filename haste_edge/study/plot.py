@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from haste_edge.plot import FAINT, INK
+from haste_edge.plot import write_png
 from haste_edge.study.configuration import BASELINES
 from haste_edge.study.curves import Curve, Point, Spread
+from haste_runtime.cli.charts import INK, quiet_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +43,7 @@ def save_study_plot(curves: Sequence[Curve], path: Path, title: str, subtitle: s
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
     figure.suptitle(f"{title}\n{subtitle}", x=0.01, ha="left", fontsize=11, color=INK)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_png(figure, path)
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], saved: Callable[[Point], Spread]) -> None:
@@ -76,11 +71,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], saved: Callable[[Point], Spread]
     highest = max((saved(p).mean for curve in curves for p in curve.points), default=0.0)
     left, right = max(min(lowest, 0.0), LEAST_SAVED), max(highest, -LEAST_SAVED)
     axes.set_xlim(left - 0.04 * (right - left), right + 0.04 * (right - left))
-    axes.grid(color="#e4e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    quiet_axes(axes)
 
 
 def _accuracy_axis(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -27,6 +27,8 @@ from haste_edge.study.cost import Work
 from haste_edge.study.subject import Subject
 from haste_runtime.flops import LayerCounts
 from haste_runtime.graph import Node
+from haste_runtime.plan import BUDGETED, CODED
+from haste_runtime.projection import projection_of
 
 MOST_REFERENCES = 2  # runs of "mean" that a process remembers
 
@@ -118,8 +120,12 @@ def _by_policy(subject: Subject, configuration: Configuration) -> GroupLayer:
         matrix = hashes.projection(
             family, configuration.seed, node, subject.geometries[node], m, configuration.bits, configuration.sparsity
         )
-        importance = _importance(subject, node) if configuration.policy == "budget" else None
-        rule = Rule(m, matrix, configuration.bits, configuration.policy, importance, configuration.budget)
+        if configuration.policy not in CODED:
+            side = subject.geometries[node].patch_side(m)
+            matrix = torch.from_numpy(projection_of(configuration.policy, 0, 0, side))
+        importance = _importance(subject, node) if configuration.policy in BUDGETED else None
+        bits = min(configuration.bits, len(matrix))
+        rule = Rule(m, matrix, bits, configuration.policy, importance, configuration.budget)
         return m, *_by_rule(subject, node, x, rule, family)
 
     return group
@@ -139,7 +145,7 @@ def _by_ladder(subject: Subject, configuration: Configuration) -> tuple[tuple[st
         weighing = (
             torch.from_numpy(bundle.importance[variant.importance].astype("int64")) if variant.importance else None
         )
-        rule = Rule(variant.patch, matrix, choice.bits, variant.policy, weighing, choice.budget)
+        rule = Rule(variant.patch, matrix, choice.bits, variant.policy, weighing, choice.budget, variant.dense_above)
         return variant.patch, *_by_rule(subject, node, x, rule, "integer")
 
     return tuple(choices), group
@@ -149,16 +155,21 @@ def _by_rule(subject: Subject, node: str, x: Tensor, rule: Rule, family: str) ->
     """One of the method's policies, with codes of any family; and how much channels weigh in a group's plane."""
     geometry, m = subject.geometries[node], rule.patch
     n = geometry.patch_side(m)
-    found = []
-    for _, _, block in chunks(x, geometry, m, (n, n), CHUNK_BYTES):
-        patches = block.flatten(2)
-        q, live = method.quantise(patches)
-        found.append(method.decide(q, hashes.codes(family, patches, q, live, rule.projection, rule.bits), rule))
-    grouping = Grouping(*map(torch.cat, zip(*found, strict=True)))
-    counts = method.counts(grouping, geometry, m)
+    if rule.policy not in CODED:
+        family, (_, grouping) = "integer", method.group_layer(x, geometry, rule)
+    else:
+        found = []
+        for _, _, block in chunks(x, geometry, m, (n, n), CHUNK_BYTES):
+            patches = block.flatten(2)
+            q, live = method.quantise(patches)
+            found.append(method.decide(q, hashes.codes(family, patches, q, live, rule.projection, rule.bits), rule))
+        grouping = method.join_groupings(found)
+        if rule.dense_above < 1:
+            _, grouping = method.stay_dense(grouping, len(x), geometry.middle(m), rule.dense_above)
+    counts = method.counts(grouping, geometry, m, (x.shape[2], x.shape[3]))
     nonzeros = int(rule.projection[: rule.bits].count_nonzero())
-    hashing = cost.hashing(family, geometry.channels_in, n * n, nonzeros, rule.bits, counts.patches)
-    work = hashing.plus(cost.deciding(geometry, m, counts, rule.policy, quantised=family != "float"))
+    hashing = cost.hashing(family, geometry.channels_in, n * n, nonzeros, rule.bits, counts.patches - counts.unseen)
+    work = hashing.plus(cost.deciding(geometry, m, counts, rule.policy, family != "float", rule.bits))
     return grouping, work, rule.weights
 
 

@@ -30,12 +30,14 @@ from haste_runtime.flops import conv_geometries, dense_flops, linear_flops
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph, may_merge
 from haste_runtime.preprocessing import Preprocessing, images_to_inputs
+from haste_runtime.weights import float_weight
 
 SPATIAL, ALL = "spatial", "all"  # which layers may merge, beside shell patterns of their names
 MOST_PICTURES = 100  # of a batch
 BATCH_BYTES = 128 << 20  # largest value of a batch
 DIGITS = 12  # of checksums that name a subject or a bundle
-HALF = 1e-3  # relative error of weights that a bundle stores in half precision
+# Largest relative error of weights that a bundle stores rounded
+ROUNDING = {"fp32": 1e-3, "fp16": 1e-3, "int8": 1 / 250}
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,12 @@ class Subject:
         for node in bundle.graph.nodes:
             if node.op != "conv":
                 continue
-            own, theirs = convs.get(node.name), bundle.graph.constants[node.constants["weight"]].astype(np.float32)
+            own, theirs = convs.get(node.name), float_weight(bundle.graph, node)
             weight = None if own is None else self.graph.constants[own.constants["weight"]]
             if weight is None or weight.shape != theirs.shape:
                 raise StudyError(f"The bundle {name} is of another network: it has a layer {node.name!r}.", hint)
-            if not np.allclose(weight, theirs, rtol=HALF, atol=HALF * float(np.abs(weight).max(initial=0.0))):
+            error = ROUNDING[bundle.dtype]
+            if not np.allclose(weight, theirs, rtol=error, atol=error * float(np.abs(weight).max(initial=0.0))):
                 raise StudyError(f"The bundle {name} has other weights in its layer {node.name!r}.", hint)
         if replace(bundle.preprocessing, layout="NCHW") != self.preprocessing:
             p = bundle.preprocessing
