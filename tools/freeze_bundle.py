@@ -23,23 +23,43 @@ from builders import alike_channels, bundle_for, random_network  # noqa: E402 - 
 from haste_runtime import Session  # noqa: E402
 from haste_runtime.bundle import FORMAT_VERSION, stored, write_bundle  # noqa: E402
 from haste_runtime.memory import arena_bytes  # noqa: E402
-from haste_runtime.plan import POLICIES  # noqa: E402
+from haste_runtime.plan import POLICIES, LayerPlan  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
+def _by_winograd(layer: LayerPlan) -> LayerPlan:
+    if layer.node != "residual":
+        return layer
+    *others, last = layer.variants
+    return replace(layer, algorithm="winograd4", variants=(*others, replace(last, algorithm="winograd2")))
+
+
+def _dense_above(layer: LayerPlan) -> LayerPlan:
+    variants = (replace(v, dense_above=0.25 * (1 + i % 3)) for i, v in enumerate(layer.variants))
+    return replace(layer, variants=tuple(variants))
+
+
 def freeze(folder: Path) -> None:
-    """net.haste: a network with every operator, half-precision weights, each policy at two levels; samples.npz: x, and
-    at each level outputs, codes and groups."""
+    """net.haste: a network with every operator, int8 weights, every policy, both of Winograd's algorithms,
+    layers that stay dense above some shares of channels; samples.npz: x, and at each level outputs, codes and groups.
+    """
     graph = random_network(11)
     draft = bundle_for(
-        graph, (3, 8, 4), 12, (12, 6, 10, 3, 9, 12), policy=POLICIES, budget=(0, 0, 0.1, 0, 0, 0.75), dtype="fp16"
+        graph,
+        (3, 8, 4, 6, 5),
+        12,
+        (12, 6, 10, 3, 9, 12, 8, 5),
+        policy=POLICIES,
+        budget=(0, 0, 0.1, 0.3, 1, 0, 0, 0.75),
+        dtype="int8",
     )
-    agreements = (100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5)  # made up, as are the savings
+    agreements = (100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5, 70.0, 60.0)  # made up, as are the savings
     levels = tuple(
         replace(level, agreement=agreement) for level, agreement in zip(draft.plan.levels, agreements, strict=True)
     )
-    plan, classes = replace(draft.plan, levels=levels), tuple(f"class {i}" for i in range(5))
+    layers = tuple(_dense_above(_by_winograd(layer)) for layer in draft.plan.layers)
+    plan, classes = replace(draft.plan, layers=layers, levels=levels), tuple(f"class {i}" for i in range(5))
     bundle = stored(replace(draft, plan=plan, classes=classes, arena_bytes=arena_bytes(graph, plan, 4)))
     x = alike_channels(np.random.default_rng(0), (3, *graph.inputs[0].shape))
     arrays: dict[str, Any] = {"x": x}

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from haste_edge.cli import bench, build_runtime, demo, deploy, doctor, evaluate, export, study, targets, visualize
 from haste_edge.cli import compile as compile_
-from haste_edge.cli import demo, doctor, evaluate, study, targets, visualize
 from haste_edge.cli import inspect as inspect_
 from haste_runtime.cli.common import EXIT_CODES, INTERRUPTED, guarded, note
 
@@ -39,8 +39,14 @@ app.command("demo", short_help="The whole path on the demo network, with a plot.
 app.command("compile", short_help="Turn a model into a bundle.")(compile_.compile_)
 app.command("inspect", short_help="Show what is in a bundle.")(inspect_.inspect_)
 app.command("evaluate", short_help="Measure each level of a bundle on pictures.")(evaluate.evaluate)
+app.command("export", short_help="Write a bundle's exact network for other runtimes.", help=export.HELP)(export.export)
+app.command("bench", short_help="Time a bundle beside other runtimes.")(bench.bench)
 app.command("visualize", short_help="Draw what merging does to one picture.")(visualize.visualize)
+app.command(
+    "build-runtime", short_help="Write haste-runtime with machine code for devices as wheels.", help=build_runtime.HELP
+)(build_runtime.build_runtime)
 app.command("study", short_help="Compare policies, settings and baselines on a network.", help=study.HELP)(study.study)
+app.command("deploy", short_help="Bring a bundle to a device.", help=deploy.HELP)(deploy.deploy)
 app.command("doctor", short_help="Tell what this computer can do, and what stands in the way.")(doctor.doctor)
 app.command("targets", short_help="List the boards a bundle can be compiled for.")(targets.targets)
 

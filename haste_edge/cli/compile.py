@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from haste_edge.cli.common import Debug, Json, Reporter, numbers
+from haste_runtime.bundle import STORAGE
 from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
-from haste_runtime.plan import POLICIES
 from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
 
 
@@ -19,7 +19,8 @@ def compile_(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="package.module:factory (importable from here or PYTHONPATH), or a .pt2 file."
+            metavar="MODEL",
+            help="package.module:factory (importable from here or PYTHONPATH), or a .pt2, .onnx or .tflite file.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to write, usually NAME.haste.")],
@@ -33,25 +34,37 @@ def compile_(
     ] = "0",
     std: Annotated[str, typer.Option(help="Divided by after that; likewise.")] = "1",
     scale: Annotated[float, typer.Option(help="Pixels 0..255 are divided by this first.")] = 255.0,
-    layout: Annotated[str, typer.Option(help="Layout of the arrays you will run it on: NCHW or NHWC.")] = "NCHW",
+    layout: Annotated[
+        str, typer.Option(help="Layout of the arrays you will run it on: NCHW, NHWC, or model for the model's own.")
+    ] = "model",
     colour: Annotated[str, typer.Option(help="Order of the input's channels: RGB or BGR.")] = "RGB",
     classes: Annotated[Path | None, typer.Option(help="Text file with the name of a class in each line.")] = None,
     levels: Annotated[int, typer.Option(min=1, max=255, help="Levels of compression above level 0.")] = 8,
     objective: Annotated[
-        str, typer.Option(help="What the ladder saves: flops, or time by the target's cost model.")
-    ] = "flops",
+        str, typer.Option(help="What the ladder saves: time by the target's cost model, or flops.")
+    ] = "time",
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder (or .npz) of your own pictures to plan with, without labels; without it, noise."),
+        typer.Option(
+            help="Folder (or .npz) of your own pictures to plan with, without labels; without it, noise, "
+            "on which strong levels seem to agree less than they do."
+        ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="How channels merge: budget, scaled, or mean as in the paper.")
-    ] = "budget",
+        str,
+        typer.Option(
+            help="How channels merge: affine, drop, budget, scaled, or mean as in the paper; auto: affine or drop."
+        ),
+    ] = "auto",
     patch: Annotated[
         str, typer.Option(help="Patch sizes to try, with commas; by default about 8 and 16, which save time, too.")
     ] = "",
-    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random projections.")] = 0,
+    dtype: Annotated[str, typer.Option(help=f"How weights are stored: {', '.join(STORAGE)}.")] = "fp32",
+    winograd: Annotated[
+        bool,
+        typer.Option(help="Compute 3x3 layers by Winograd's algorithms where that is quicker (fp32 only)."),
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random projections; affine and drop have none.")] = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print for each layer what was chosen and why.")] = False,
     json: Json = False,
     debug: Debug = False,
@@ -61,12 +74,12 @@ def compile_(
         mean=numbers(mean, "The mean"),
         std=numbers(std, "The std"),
         scale=scale,
-        layout=one_of(layout.upper(), LAYOUTS, "--layout"),
         colour=one_of(colour.upper(), COLOURS, "--colour"),
     )
     names = () if classes is None else read_classes(classes)
 
     from haste_edge.compile import compile_model
+    from haste_edge.plan.make import PLANNED_POLICIES  # brings torch
 
     with Reporter() as reporter:
         report = compile_model(
@@ -77,12 +90,14 @@ def compile_(
             target=target,
             preprocessing=preprocessing,
             classes=names,
+            layout=layout if layout == "model" else one_of(layout.upper(), LAYOUTS, "--layout"),
             levels=levels,
             objective=one_of(objective, ("flops", "time"), "--objective"),
             images=images,
-            policy=one_of(policy, POLICIES, "--policy"),
+            policy=one_of(policy, PLANNED_POLICIES, "--policy"),
             patches=sides(patch),
-            dtype=one_of(dtype, ("fp32", "fp16"), "--dtype"),
+            dtype=one_of(dtype, tuple(STORAGE), "--dtype"),
+            winograd=winograd,
             seed=seed,
             on_step=reporter.step,
             on_progress=reporter.progress,
@@ -107,7 +122,11 @@ def compile_(
         f"(allowed: {report.tolerance:.0e})"
     )
     if report.rounding_error is not None:
-        print(f"storing weights in half precision changes the output by up to {report.rounding_error:.1e} of that")
+        dtype = report.summary["dtype"]
+        print(
+            f"storing weights as {dtype} changes the output by up to {report.rounding_error:.1e} of that; "
+            f"what this costs in accuracy: haste-edge evaluate {out} --data PICTURES.npz"
+        )
     print(f"Next: haste-run bench {out}")
 
 

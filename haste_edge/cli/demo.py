@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the bundle and the plot.")] = Path("build/demo"),
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N of the 500 pictures.")] = None,
     levels: Annotated[int, typer.Option(min=1, max=255, help="Levels of compression above level 0.")] = 8,
-    objective: Annotated[str, typer.Option(help="What the levels save: flops or time.")] = "flops",
+    objective: Annotated[str, typer.Option(help="What the levels save: time, or flops.")] = "time",
     target: Annotated[str, typer.Option(help="Board to plan for: see `haste-edge targets`.")] = "host",
     backend: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Others than the shipped ones: of tools/train_demo.py.")] = None,

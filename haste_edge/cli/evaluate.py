@@ -40,6 +40,7 @@ def evaluate(
             "data": str(data),
             "pictures": len(x),
             "backend": session.backend,
+            "dtype": session.dtype,
             "threads": threads,
             "complete": complete,
         }
@@ -48,7 +49,8 @@ def evaluate(
         print_json({**about, "levels": [result.as_json() for result in results]})
     else:
         print_results(results)
-        print(f"{len(x)} pictures, {about['backend']} backend, {threads} thread{'s' if threads > 1 else ''}")
+        many = f"{threads} thread{'s' if threads > 1 else ''}"
+        print(f"{len(x)} pictures, {about['dtype']} weights, {about['backend']} backend, {many}")
     if not complete:
         note("Interrupted: the numbers are of the pictures measured so far.")
         raise typer.Exit(INTERRUPTED)

@@ -12,6 +12,7 @@ import typer
 from haste_edge.cli.common import Debug, Json, Reporter, numbers, print_table
 from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
+from haste_runtime.plan import BUDGETED
 from haste_runtime.preprocessing import COLOURS, Preprocessing
 
 if TYPE_CHECKING:
@@ -119,9 +120,9 @@ def study(
         "seeds": values(seeds, int, "--seeds"),
     }
     configurations = [
-        *configuration.grid([p for p in wanted if p != "budget"], bits=values(bits, int, "--bits"), **axes),
+        *configuration.grid([p for p in wanted if p not in BUDGETED], bits=values(bits, int, "--bits"), **axes),
         *configuration.grid(
-            [p for p in wanted if p == "budget"],
+            [p for p in wanted if p in BUDGETED],
             bits=values(budget_bits, int, "--budget-bits"),
             budgets=values(budgets, fraction, "--budgets"),
             **axes,

@@ -7,6 +7,12 @@ from typing import Any
 
 from haste_edge.cli.common import print_table
 from haste_edge.evaluate import LevelResult
+from haste_runtime.plan import BUDGETED
+
+NOISE = (
+    "The agreement expected is that on the pictures of the plan. Without --images they are noise, on which networks "
+    "are less sure than on real ones, so that of strong levels is too low: see haste-edge evaluate."
+)
 
 
 def size(count: float) -> str:
@@ -60,21 +66,26 @@ def print_layers(summary: Mapping[str, Any]) -> None:
         strengths = " ".join("." if choice is None else _strength(variants, choice) for choice in choices)
         shapes = " -> ".join("x".join(map(str, layer[key])) for key in ("input", "output"))
         reason = layer["reason"] or layer["why_not"]
-        rows.append([layer["name"], shapes, kernel, merging or layer["choice"], strengths if merging else "", reason])
+        plain = _choice(layer["choice"], layer["algorithm"])
+        rows.append([layer["name"], shapes, kernel, merging or plain, strengths if merging else "", reason])
     print_table(["layer", "shape", "kernel", "choice", "bits or budget at levels", "reason"], rows)
+
+
+def _choice(text: str, algorithm: str) -> str:
+    return text if algorithm == "direct" else f"{text}, {algorithm}"
 
 
 def _variant(variant: Mapping[str, Any], bits: list[int]) -> str:
     """bits: in use at the levels that merge by it; told where the column of levels tells budgets instead."""
-    text = f"{variant['policy']}, patch {variant['patch']}"
-    if variant["policy"] != "budget" or not bits:
+    text = _choice(f"{variant['policy']}, patch {variant['patch']}", variant["algorithm"])
+    if variant["policy"] not in BUDGETED or not bits:
         return text
     return f"{text}, {min(bits)} bits" if min(bits) == max(bits) else f"{text}, {min(bits)} to {max(bits)} bits"
 
 
 def _strength(variants: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> str:
     """The setting that decides how strongly a layer merges at a level."""
-    return f"{choice['budget']:.3g}" if variants[choice["variant"]]["policy"] == "budget" else str(choice["bits"])
+    return f"{choice['budget']:.3g}" if variants[choice["variant"]]["policy"] in BUDGETED else str(choice["bits"])
 
 
 def print_levels(summary: Mapping[str, Any]) -> None:
@@ -97,3 +108,5 @@ def print_levels(summary: Mapping[str, Any]) -> None:
         for level in summary["levels"]
     ]
     print_table(columns, rows)
+    if any(level["agreement"] is not None and level["level"] for level in summary["levels"]):
+        print(NOISE)
