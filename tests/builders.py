@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.attributes import BINARY, UNARY
 from haste_runtime.bundle import FORMAT_VERSION, Bundle
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape, Value
-from haste_runtime.operators import check_graph, may_merge
-from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.operators import check_graph, may_merge, may_use_winograd
+from haste_runtime.plan import BUDGETED, UNHASHED, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.projection import draw
 
@@ -185,6 +187,53 @@ def random_network(seed: int) -> Graph:
     return b.graph()
 
 
+def shuffling_network(seed: int) -> Graph:
+    """Input "x" (3, H, W), output "logits" (7,): the operators that `random_network` lacks, between convolutions."""
+    rng = np.random.default_rng(seed)
+    height, width = (2 * int(n) for n in rng.integers(3, 6, size=2))
+    c = 4 * int(rng.integers(1, 6))
+    b = GraphBuilder(seed + 1, x=(3, height, width))
+    last = b.conv("stem", "x", 3, c, 3)
+    for number, function in enumerate(UNARY):  # each of numbers that are neither large nor near a pole
+        near = b.node(f"near{number}", "unary", last, function="clip", alpha=-3.0, beta=3.0)
+        if function in ("sqrt", "reciprocal"):
+            near = b.node(f"size{number}", "unary", near, function="hard_sigmoid", alpha=0.3, beta=1.0)
+        y = b.node(function, "unary", near, function=function, alpha=0.3, beta=0.6)
+        last = b.node(f"and_{function}", "binary", last, y, function=BINARY[number % len(BINARY)], activation="none")
+        if BINARY[number % len(BINARY)] == "divide":
+            last = b.node(f"finite{number}", "unary", last, function="clip", alpha=-4.0, beta=4.0)
+    slope = sign_changing(b.rng, (c,))
+    last = b.node("slopes", "prelu", last, constants={"slope": slope})
+    b.node("gate", "mean", last, keepdim=1)
+    last = b.node("gated", "binary", last, "gate", function="multiply", activation="relu6")
+    grid = sign_changing(b.rng, (1, height, width))
+    last = b.node("placed", "binary", last, constants={"other": grid}, function="add", activation="none")
+    last = b.node("normal", "lrn", last, size=5, alpha=0.2, beta=0.75, bias=2.0)
+    split = (2, c // 2, height, width)
+    last = b.node("shuffled", "rearrange", last, split=split, axes=(1, 0, 2, 3), shape=(c, height, width))
+    pixels = (c // 4, 2, 2, height, width)
+    b.node("pixels", "rearrange", last, split=pixels, axes=(0, 3, 1, 4, 2), shape=(c // 4, 2 * height, 2 * width))
+    b.node(
+        "bordered", "extend", "pixels", pads=(1, 2, 0, 3), mode=str(rng.choice(["reflect", "replicate", "circular"]))
+    )
+    mode = str(rng.choice(["nearest", "linear", "cubic"]))
+    half = {"mode": mode, "step_y": 1.9, "step_x": 2.1, "coordinates": "half_pixel", "rounding": "half_up"}
+    b.node("resized", "resize", "bordered", size=(height, width), **half)
+    last = b.conv("mixed", "resized", c // 4, c, 3, residual=last, activation="relu")
+    for number, axis in enumerate((0, 1, 2)):
+        b.node(f"shares{axis}", "softmax", last, axis=axis)
+        function = ["mean", "sum", "maximum"][number]
+        b.node(f"reduced{axis}", "reduce", f"shares{axis}", function=function, axes=(axis,))
+        b.node(f"row{axis}", "flatten", f"reduced{axis}", order="CHW")
+    b.node("table", "reshape", last, shape=(c, height * width))
+    b.node("turned", "rearrange", "table", split=(c, height * width), axes=(1, 0), shape=(height * width, c))
+    b.node("least", "reduce", "turned", function="minimum", axes=(0,))
+    b.node("least_row", "reshape", "least", shape=(c,))
+    b.node("features", "concat", "row0", "row1", "row2", "least_row", axis=0)
+    b.linear("logits", "features", height * width + c * width + c * height + c, 7)
+    return b.graph()
+
+
 def filter_importance(graph: Graph, node: Node) -> NDArray[np.uint16]:
     """The squared norm of each input channel's filters as whole numbers, (C,), the largest 4096 (or all 0)."""
     weight = graph.constants[node.constants["weight"]].astype(np.float64)
@@ -204,13 +253,15 @@ def bundle_for(
     seed: int = 0,
     layout: str = "NCHW",
     dtype: str = "fp32",
+    dense_above: float = 1.0,
 ) -> Bundle:
     """A bundle in memory whose plan merges every convolution that may merge.
 
     patch: tile side m, or several: one variant each, which the levels take in turn. bits: of the projections. levels:
     bits in use at the levels above 0, by default all, half and a quarter. policy: of all variants, or one for each in
-    turn. budget: of the levels with a variant of the policy "budget", or several, which they take in turn. importance:
-    by node, uint16 (C,); for nodes without, `filter_importance`. The reductions in its levels are made up.
+    turn. budget: of the levels with a variant of a policy with one, or several, which they take in turn. importance:
+    by node, uint16 (C,); for nodes without, `filter_importance`. dense_above: of all variants. The reductions in its
+    levels are made up.
     """
     patches = [patch] if isinstance(patch, int) else list(patch)
     policies = [policy] if isinstance(policy, str) else list(policy)
@@ -221,21 +272,25 @@ def bundle_for(
         why_not = may_merge(node, graph)
         variants = []
         for i, m in enumerate(patches if not why_not else []):
-            key, variant_seed = f"{node.name}.projection{m}", 1000 * seed + 10 * number + m
-            projections[key] = draw(variant_seed, bits, geometry_of(graph, node.name).patch_side(m))
-            by = policies[i % len(policies)]
-            weights = f"{node.name}.importance" if by == "budget" else ""
+            by, variant_seed = policies[i % len(policies)], 1000 * seed + 10 * number + m
+            key, rows = f"{node.name}.projection{m}", bits
+            if by in UNHASHED:
+                key, rows = f"{node.name}.nothing{m}", 0
+            side = geometry_of(graph, node.name).patch_side(m)
+            projections[key] = draw(variant_seed, bits, side)[:rows]
+            weights = f"{node.name}.importance" if by in BUDGETED else ""
             if weights:
                 given = (importance or {}).get(node.name)
                 weighing[weights] = filter_importance(graph, node) if given is None else given
-            variants.append(Variant(m, bits, 2 / 3, variant_seed, key, by, weights))
+            variants.append(Variant(m, rows, 2 / 3, variant_seed, key, by, weights, dense_above=dense_above))
         layers.append(LayerPlan(node.name, tuple(variants), why_not or "merged in tests"))
     merging = [layer.node for layer in layers if layer.variants]
     ladder = [Level({}, 0.0, 0.0)]
     for number, in_use in enumerate(levels):
         variant = number % len(patches)
-        spends = policies[variant % len(policies)] == "budget"
-        choice = Choice(variant, in_use, budgets[number % len(budgets)] if spends else 0.0)
+        by = policies[variant % len(policies)]
+        budget_in_use = budgets[number % len(budgets)] if by in BUDGETED else 0.0
+        choice = Choice(variant, 0 if by in UNHASHED else in_use, budget_in_use)
         ladder.append(Level(dict.fromkeys(merging, choice), 20.0 + 10 * number, 10.0 + 10 * number))
     return Bundle(
         graph=graph,
@@ -250,3 +305,15 @@ def bundle_for(
         format_version=FORMAT_VERSION,
         importance=weighing,
     )
+
+
+def with_algorithms(bundle: Bundle, dense: str, *merged: str) -> Bundle:
+    """The bundle with every convolution that may use Winograd's algorithms computed by ``dense``, its variants by
+    ``merged`` in turn."""
+    layers = []
+    for layer in bundle.plan.layers:
+        if not may_use_winograd(bundle.graph.node(layer.node), bundle.graph):
+            variants = tuple(replace(v, algorithm=merged[i % len(merged)]) for i, v in enumerate(layer.variants))
+            layer = replace(layer, algorithm=dense, variants=variants)
+        layers.append(layer)
+    return replace(bundle, plan=replace(bundle.plan, layers=tuple(layers)))

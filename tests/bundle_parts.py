@@ -21,19 +21,20 @@ from haste_runtime.bundle_errors import BundleFileError
 from haste_runtime.session import Session
 
 WEIGHT, BIAS, MATRIX, IMPORTANCE = "c.weight", "c.bias", "c.projection2", "c.importance"
+SCALE = "c.weight.scale"  # of the int8 weights
 
 
-def small_bundle() -> Bundle:
+def small_bundle(dtype: str = "fp16") -> Bundle:
     b = GraphBuilder(0, x=(2, 4, 4))
     b.conv("c", "x", 2, 3, 3, activation="relu")
     b.node("m", "mean", "c", keepdim=0)
-    bundle = bundle_for(b.graph(), patch=2, bits=3, levels=[2], policy="budget", budget=0.25, dtype="fp16")
+    bundle = bundle_for(b.graph(), patch=2, bits=3, levels=[2], policy="budget", budget=0.25, dtype=dtype)
     return replace(bundle, classes=("cat", "dog", "eel"))
 
 
-def small_bytes(folder: Path) -> bytes:
+def small_bytes(folder: Path, dtype: str = "fp16") -> bytes:
     """The file of `small_bundle`, written to ``folder`` on the way."""
-    write_bundle(folder / "small.haste", small_bundle())
+    write_bundle(folder / "small.haste", small_bundle(dtype))
     return (folder / "small.haste").read_bytes()
 
 
@@ -103,9 +104,29 @@ def with_manifest(good: bytes, **changes: object) -> bytes:
     return put_together(header, {"haste": seal(manifest)}, data)
 
 
-def as_version_1(good: bytes) -> bytes:
-    """The file as version 1 would have it: the same without the keys that are new in version 2."""
+def as_version_3(good: bytes) -> bytes:
+    """The file as version 3 would have it: the same without the key that is new in version 4."""
     header, manifest, data = take_apart(good)
+    manifest["format_version"] = 3
+    for layer in manifest["plan"]["layers"]:
+        for variant in layer["variants"]:
+            del variant["dense_above"]
+    return put_together(header, {"haste": seal(manifest)}, data)
+
+
+def as_version_2(good: bytes) -> bytes:
+    """The file as version 2 would have it: the same without the keys that are new in versions 3 and 4."""
+    header, manifest, data = take_apart(as_version_3(good))
+    manifest["format_version"] = 2
+    for layer in manifest["plan"]["layers"]:
+        for planned in (layer, *layer["variants"]):
+            del planned["algorithm"]
+    return put_together(header, {"haste": seal(manifest)}, data)
+
+
+def as_version_1(good: bytes) -> bytes:
+    """The file as version 1 would have it: the same without the keys that are new in versions 2 to 4."""
+    header, manifest, data = take_apart(as_version_2(good))
     manifest["format_version"] = 1
     for layer in manifest["plan"]["layers"]:
         for variant in layer["variants"]:

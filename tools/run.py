@@ -6,13 +6,15 @@
 
 The first call makes `.venv` and installs what constraints.txt pins; after an interruption the same command goes on.
 Later calls use it again, without network, until constraints.txt or a pyproject.toml changes. `test` has two more
-environments, `.venv-oldest` and `.venv-newest`, that hold numpy and safetensors alone, as a device does.
+environments, `.venv-oldest` and `.venv-newest`, that hold numpy and safetensors alone, as a device does, and under
+build/emulation/ two roots of ARM systems, made from Debian packages, where qemu-user is there to run them.
 """
 
 # The syntax stays so old (3.6) that an old Python reaches the check below and says what is missing.
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +40,7 @@ PINNED = ["-c", "constraints.txt"]
 # The build backend goes first, so that the packages are built with the tested one and later without network.
 MAIN_INSTALLS = [
     [*PINNED, "hatchling", "editables"],
-    [*PINNED, "--no-build-isolation", "-e", "runtime[images,jit]", "-e", ".[test]"],
+    [*PINNED, "--no-build-isolation", "-e", "runtime[images,jit,mqtt,serial]", "-e", ".[cross,test]"],
 ]
 DEVICE_INSTALLS = {
     ROOT / ".venv-oldest": [[OLDEST_NUMPY, "safetensors"]],
@@ -136,6 +138,7 @@ class Step(NamedTuple):
     markers: str = ""  # pytest's -m; empty for other tools
     variables: tuple[tuple[str, str], ...] = ()
     in_fast: bool = True
+    spread: bool = False  # its test files over all cores
 
 
 STEPS = (
@@ -144,7 +147,7 @@ STEPS = (
     Step("mypy", "types", "mypy"),
     Step("mypy-device", "types of haste-runtime, Python 3.10", "mypy --python-version 3.10 runtime/haste_runtime"),
     Step("size", "sizes of modules and kernels (never fails)", "tools.size_report"),
-    Step("tests", "tests with compiled kernels", "pytest", "not packaging"),
+    Step("tests", "tests with compiled kernels", "pytest", "not packaging", spread=True),
     Step(
         "interpreted",
         "runtime tests with interpreted kernels",
@@ -152,6 +155,7 @@ STEPS = (
         "not packaging",
         (("NUMBA_DISABLE_JIT", "1"),),
         in_fast=False,
+        spread=True,
     ),
     Step("wheels", "wheels, from another folder", "pytest tests/packaging/test_wheels.py", "packaging", in_fast=False),
     Step(
@@ -161,6 +165,7 @@ STEPS = (
         "packaging",
         in_fast=False,
     ),
+    Step("arm", "runtime on emulated ARM processors", "pytest tests/packaging/test_arm.py", "packaging", in_fast=False),
 )
 
 
@@ -183,6 +188,20 @@ def read_counts(report: Path) -> Counts:
     return Counts(tests - failures - errors - skipped, failures + errors, skipped)
 
 
+def install_emulator() -> None:
+    """QEMU's user mode, from Debian's packages, where a machine for CI has none. The step fails if it is missing still;
+    elsewhere it says what to install."""
+    if os.environ.get("CI") and not shutil.which("qemu-aarch64") and shutil.which("apt-get"):
+        say("Installing qemu-user, which runs ARM code")
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "qemu-user"]):
+            subprocess.run(["apt-get", "-qq", *command], env=clean_variables() | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_step(step: Step, fast: bool, expression: str) -> tuple[bool, Counts]:
     """Whether the step succeeded, and its tests. Output goes straight to the terminal."""
     command = [executable(MAIN, "python"), "-m", *step.arguments.split()]
@@ -192,6 +211,7 @@ def run_step(step: Step, fast: bool, expression: str) -> tuple[bool, Counts]:
         command += ["-m", step.markers + (" and not slow" if fast else ""), f"--junitxml={report}"]
         command += ["--durations=15", "--durations-min=3"]  # so that slowness is seen where it comes in
         command += ["-k", expression] if expression else []
+        command += [f"--numprocesses={cores()}", "--dist=loadfile"] if step.spread else []
     variables = clean_variables() | {"HASTE_CACHE": str(MAIN / "kernels")} | dict(step.variables)
     code = subprocess.run(command, cwd=ROOT, env=variables).returncode
     nothing_matched = bool(step.markers and expression) and code == NO_TESTS_COLLECTED
@@ -215,6 +235,8 @@ def test(only: list[str], fast: bool, expression: str) -> int:
     for number, step in enumerate(steps, 1):
         say(f"\n[{number}/{len(steps)}] {step.name}: {step.what}")
         started, used = time.monotonic(), used_seconds()
+        if step.name == "arm":
+            install_emulator()
         good, counts = run_step(step, fast, expression)
         rows.append((step, good, counts, time.monotonic() - started, used_seconds() - used))
     say("\nstep          result   seconds     CPU  passed  failed  skipped  what")

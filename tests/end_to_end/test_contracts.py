@@ -20,7 +20,7 @@ from haste_runtime.bundle import Bundle
 from haste_runtime.flops import conv_geometries
 from haste_runtime.graph import Graph, Value
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan
+from haste_runtime.plan import BUDGETED, POLICIES, UNHASHED, Choice, LayerPlan, Level, Plan
 from haste_runtime.preprocessing import Preprocessing, images_to_inputs
 
 LAYER_TOLERANCE = 1e-4  # of the layer's largest output
@@ -28,6 +28,8 @@ SETTINGS = {  # per policy: bits and budget of three levels; the last merges a g
     "mean": ((14, 0.0), (12, 0.0), (8, 0.0)),
     "scaled": ((14, 0.0), (11, 0.0), (8, 0.0)),
     "budget": ((12, 0.1), (14, 0.2), (14, 0.6)),
+    "affine": ((12, 0.1), (16, 0.2), (16, 0.6)),
+    "drop": ((0, 0.02), (0, 0.05), (0, 1.4)),
 }
 
 
@@ -55,21 +57,22 @@ def with_policy(bundle: Bundle, policy: str, settings: Sequence[tuple[int, float
     for layer in bundle.plan.layers:
         if only not in (None, layer.node):
             continue
-        key = f"{layer.node}.weighed" if policy == "budget" and layer.variants else ""
+        key = f"{layer.node}.weighed" if policy in BUDGETED and layer.variants else ""
         if key:
             weight = graph.constants[graph.node(layer.node).constants["weight"]]
             importance[key] = channel_importance(weight)
-        variants = tuple(replace(variant, policy=policy, importance=key) for variant in layer.variants[:1])
+        bits = 0 if policy in UNHASHED else 16
+        variants = tuple(replace(v, policy=policy, importance=key, bits=bits) for v in layer.variants[:1])
         layers.append(LayerPlan(layer.node, variants, "merged in tests"))
     merging = [layer.node for layer in layers if layer.variants]
     levels = [Level(dict.fromkeys(merging, Choice(0, bits, budget)), 0.0, 0.0) for bits, budget in settings]
-    keys = {variant.projection for layer in layers for variant in layer.variants}
+    rows = {variant.projection: variant.bits for layer in layers for variant in layer.variants}
     return replace(
         bundle,
         graph=graph,
         classes=() if only is not None else bundle.classes,
         plan=Plan(tuple(layers), (Level({}, 0.0, 0.0), *levels)),
-        projections={key: bundle.projections[key] for key in keys},
+        projections={key: bundle.projections[key][:bits] for key, bits in rows.items()},
         importance=importance,
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from haste_runtime import Session
 from haste_runtime.bundle import FORMAT_VERSION, inspect_bundle
+from haste_runtime.plan import POLICIES
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 FROZEN = sorted(FIXTURES.glob("bundle_v*"))
@@ -25,7 +26,7 @@ def test_frozen_outputs(folder: Path, backend: str) -> None:
         Session(folder / "net.haste", backend, trace=True) as session,
         np.load(folder / "samples.npz") as samples,
     ):
-        assert len(session.levels) == {"bundle_v1": 4, "bundle_v2": 7}[folder.name]
+        assert len(session.levels) == {"bundle_v1": 4, "bundle_v4": 9}.get(folder.name, 7)
         for level in session.levels:
             session.level = level.number
             y, expected = session.run(samples["x"]), samples[f"level {level.number}"]
@@ -55,7 +56,15 @@ def test_frozen_plans(folder: Path) -> None:
     policies = {variant["policy"] for layer in summary["layers"] for variant in layer["variants"]}
     budgets = {choice["budget"] for level in summary["levels"] for choice in level["choices"].values()}
     agreements = [level["agreement"] for level in summary["levels"]]
-    assert (policies, budgets, agreements) == {
-        "bundle_v1": ({"mean"}, {0.0}, [None] * 4),
-        "bundle_v2": ({"mean", "scaled", "budget"}, {0.0, 0.1, 0.75}, [100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5]),
+    agreed = [100.0, None, 99.5, 98.0, 95.0, 90.0, 80.5]
+    later = {"mean", "scaled", "budget"}, {0.0, 0.1, 0.75}, agreed
+    planned = [plan for layer in summary["layers"] for plan in (layer, *layer["variants"])]
+    direct, every = {"direct"}, {"direct", "winograd2", "winograd4"}
+    assert (summary["dtype"], {plan["algorithm"] for plan in planned}, policies, budgets, agreements) == {
+        "bundle_v1": ("fp16", direct, {"mean"}, {0.0}, [None] * 4),
+        "bundle_v2": ("fp16", direct, *later),
+        "bundle_v3": ("int8", every, *later),
+        "bundle_v4": ("int8", every, set(POLICIES), {0.0, 0.1, 0.3, 1.0, 0.75}, [*agreed, 70.0, 60.0]),
     }[folder.name]
+    shares = {variant["dense_above"] for layer in summary["layers"] for variant in layer["variants"]}
+    assert shares == ({0.25, 0.5, 0.75} if folder.name == "bundle_v4" else {1.0})

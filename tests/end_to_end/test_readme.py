@@ -1,4 +1,4 @@
-"""The examples of both READMEs are run: a stranger copies them.
+"""The examples of both READMEs and of docs/service.md are run: a stranger copies them.
 
 Blocks of ``python`` are run in one namespace per file, lines of ``console`` that begin with "$ " in a shell, all in the
 order in which they stand, in a folder that holds what a reader would have: a network, its weights, class names,
@@ -24,6 +24,7 @@ from haste_edge.targets import list_targets
 from haste_runtime.cli.common import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "runtime" / "README.md", ROOT / "docs" / "service.md"]
 FENCE = re.compile(
     r"(?P<reason><!-- not run[^\n]*: (?P<why>[^\n]+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```\n", re.DOTALL
 )
@@ -67,6 +68,10 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pictures = rng.integers(0, 256, (30, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "pictures.npz", x=pictures, y=rng.integers(0, 10, 30))
     pytest.importorskip("PIL.Image").fromarray(pictures[0]).save(tmp_path / "picture.png")
+    (tmp_path / "pictures").mkdir()
+    np.save(tmp_path / "pictures" / "one.npy", pictures[0])
+    np.save(tmp_path / "frames.npy", pictures[:5])
+    (tmp_path / "policy.toml").write_text('[[rules]]\nwhen = "battery < 20"\nmin_level = 2\n')
     (tmp_path / "classes.txt").write_text("\n".join(f"kind {i}" for i in range(10)) + "\n")
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -100,13 +105,14 @@ def run_blocks(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_the_examples_of_both_readmes_run(reader: Path) -> None:
+def test_the_examples_of_the_readmes_run(reader: Path) -> None:
     assert run_blocks(ROOT / "README.md") >= 5
     assert (reader / "net.haste").is_file()
     assert run_blocks(ROOT / "runtime" / "README.md") >= 2  # with the bundle that the first one made
+    assert run_blocks(ROOT / "docs" / "service.md") >= 4
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "runtime" / "README.md"], ids=["edge", "runtime"])
+@pytest.mark.parametrize("path", DOCUMENTS, ids=["edge", "runtime", "service"])
 def test_blocks_are_either_run_or_say_why_not(path: Path) -> None:
     found = list(blocks(path))
     assert len(found) == path.read_text("utf-8").count("```") / 2
@@ -124,7 +130,7 @@ def test_every_target_is_named() -> None:
     assert [name for name in list_targets() if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "runtime" / "README.md"], ids=["edge", "runtime"])
+@pytest.mark.parametrize("path", DOCUMENTS, ids=["edge", "runtime", "service"])
 def test_named_files_exist(path: Path) -> None:
     text = path.read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]

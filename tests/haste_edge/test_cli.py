@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from waiting import heed_ctrl_c
 
 from haste_edge import cli, demo
 from haste_edge import compile as compiler
@@ -85,8 +86,7 @@ def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What runs in the background of a script inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
 
 
@@ -100,6 +100,14 @@ def test_compile_ends_with_what_to_do_next(run: Run, tmp_path: Path) -> None:
     assert "largest error of level 0 against the original" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["n.haste"]
     assert len(inspect_bundle(tmp_path / "n.haste")["levels"]) == 5
+
+
+def test_compile_says_what_rounding_changes_and_costs(run: Run, tmp_path: Path) -> None:
+    code, printed, _ = run(*COMPILE, "-o", str(tmp_path / "n.haste"), "--levels", "1", "--dtype", "int8")
+    assert code == 0
+    (line,) = [line for line in printed.splitlines() if line.startswith("storing weights as int8 changes")]
+    assert f"haste-edge evaluate {tmp_path / 'n.haste'}" in line
+    assert inspect_bundle(tmp_path / "n.haste", verify=True)["dtype"] == "int8"
 
 
 def test_compile_prints_json_alone(run: Run, tmp_path: Path) -> None:
@@ -140,7 +148,7 @@ def test_compile_explains_each_layer(run: Run, tmp_path: Path) -> None:
         (("models_for_cli:network", "--input", "1x3x16x16", "--target", "abacus"), 2, "Known targets"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--mean", "a,b"), 2, "list of numbers"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--layout", "HWC"), 2, "NCHW, NHWC"),
-        (("models_for_cli:network", "--input", "1x3x16x16", "--dtype", "int4"), 2, "fp32, fp16"),
+        (("models_for_cli:network", "--input", "1x3x16x16", "--dtype", "int4"), 2, "fp32, fp16, int8"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--objective", "beauty"), 2, "flops, time"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--classes", "nothing.txt"), 2, "class names"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--levels", "0"), 2, "levels"),
@@ -221,7 +229,7 @@ def test_evaluate_prints_json_alone(run: Run) -> None:
     first = about["levels"][0]
     assert (first["agreement"], first["flops_reduction"], first["flops_reduction_network"]) == (100.0, 0.0, 0.0)
     assert about["levels"][2]["flops_reduction"] != 0
-    assert (about["backend"], about["pictures"], about["complete"]) == ("numpy", 5, True)
+    assert (about["backend"], about["dtype"], about["pictures"], about["complete"]) == ("numpy", "fp32", 5, True)
 
 
 def test_evaluate_prints_a_table(run: Run) -> None:
@@ -234,7 +242,7 @@ def test_evaluate_prints_a_table(run: Run) -> None:
         "3",
         "4",
     ]
-    assert printed.splitlines()[-1] == "6 pictures, numpy backend, 1 thread"
+    assert printed.splitlines()[-1] == "6 pictures, fp32 weights, numpy backend, 1 thread"
 
 
 def test_evaluate_without_labels_has_no_top1(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from haste_edge import compile as compiler
-from haste_edge.compile import VerificationError, compare, compile_model, difference, random_inputs
+from haste_edge.compile import CompileReport, VerificationError, compare, compile_model, difference, random_inputs
 from haste_edge.errors import ModelError, PlanError, TargetError
 from haste_edge.plan.make import PlanMade
 from haste_edge.targets import load_target
@@ -55,6 +55,25 @@ class TwoInTwoOut(nn.Module):
         return y, self.linear(y.mean((2, 3)))
 
 
+class Segmenting(nn.Module):
+    """Squeeze-and-excitation, a channel shuffle, upsampling by a transposed convolution and by interpolation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.Hardswish())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(12, 3, 1), nn.ReLU(), nn.Conv2d(3, 12, 1))
+        self.middle = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1), nn.PReLU(12), nn.ChannelShuffle(3))
+        self.up = nn.Sequential(nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.SiLU())
+        self.head = nn.Conv2d(20, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.middle(x * self.gate(x).sigmoid())
+        wide = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+        return self.head(torch.cat([self.up(x), wide], 1)).softmax(1)
+
+
 def dense_plan(graph: Graph, *_: Any, **__: Any) -> PlanMade:
     """In place of the planner, where the plan does not matter and time does."""
     convolutions = [node.name for node in graph.nodes if node.op == "conv"]
@@ -68,6 +87,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- what comes out -------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_segments_runs_at_every_level(tmp_path: Path) -> None:
+    model, out = Segmenting(), tmp_path / "net.haste"
+    compile_model(model, out, input_shape=SHAPE, levels=2)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        wanted = model.eval()(x).numpy()
+    for backend in ("numpy", "numba"):
+        with Session(out, backend=backend) as session:
+            np.testing.assert_allclose(session.run(x.numpy()), wanted, atol=1e-4)
+            session.level = 2
+            shares = session.run(x.numpy())
+            assert session.stats.layers
+            np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
 
 
 def test_a_compiled_module_computes_what_the_module_does_and_can_compress(tmp_path: Path) -> None:
@@ -131,13 +165,19 @@ def test_a_factory_with_weights_a_module_and_a_pt2_are_the_same(
     np.testing.assert_allclose(answers[0], answers[2], rtol=1e-5)
 
 
-def test_half_precision_says_what_rounding_costs(tmp_path: Path, quick: None) -> None:
-    full = compile_model(small_network(), tmp_path / "full.haste", input_shape=SHAPE)
-    half = compile_model(small_network(), tmp_path / "half.haste", input_shape=SHAPE, dtype="fp16")
+def test_rounded_weights_say_what_rounding_costs(tmp_path: Path, quick: None) -> None:
+    def compiled(dtype: str) -> CompileReport:
+        return compile_model(small_network(), tmp_path / dtype, input_shape=SHAPE, dtype=dtype)
+
+    full, half, eighth = compiled("fp32"), compiled("fp16"), compiled("int8")
+    assert full.rounding_error is None
     assert half.rounding_error is not None
+    assert eighth.rounding_error is not None
     assert full.tolerance < half.rounding_error < 1e-2
-    assert half.largest_error <= half.tolerance  # of the rounded network
-    assert (tmp_path / "half.haste").stat().st_size < (tmp_path / "full.haste").stat().st_size
+    assert half.rounding_error < eighth.rounding_error < 1e-1
+    assert max(half.largest_error, eighth.largest_error) <= full.tolerance  # of the rounded network
+    sizes = [(tmp_path / dtype).stat().st_size for dtype in ("fp32", "fp16", "int8")]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_channels_last_is_what_the_session_then_takes(tmp_path: Path, quick: None) -> None:
@@ -195,7 +235,7 @@ def test_a_wrong_pass_is_caught(tmp_path: Path, quick: None, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
 def test_a_wrong_file_is_caught_and_the_old_one_stays(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:

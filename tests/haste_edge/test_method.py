@@ -16,10 +16,10 @@ from haste_edge import method
 from haste_edge.method import Rule
 from haste_runtime import hashing, merge
 from haste_runtime.errors import InputError
-from haste_runtime.flops import LayerCounts
+from haste_runtime.flops import LayerCounts, constant_adds
 from haste_runtime.geometry import ConvGeometry, output_size
 from haste_runtime.grouping import Grouping
-from haste_runtime.plan import POLICIES
+from haste_runtime.plan import BUDGETED, CODED, POLICIES
 from haste_runtime.projection import draw
 
 
@@ -101,20 +101,30 @@ def slow_merged_conv(
     stride, dilation = geometry.stride[0], geometry.dilation[0]
     counts = LayerCounts()
     patches = slow_patches(x, geometry, m).astype(float)
-    for patch, grouping, tile in zip(patches, found, geometry.tiles(m), strict=True):
+    inside = slow_patches(np.ones_like(x[:1]), geometry, m)[:, 0].astype(float)
+    adds = constant_adds(geometry, (x.shape[1], x.shape[2]), m).tolist()
+    for patch, ones, add, grouping, tile in zip(patches, inside, adds, found, geometry.tiles(m), strict=True):
         counts += LayerCounts(1)
         if grouping is None:
             continue
+        affine = grouping.offsets is not None
         members = [np.flatnonzero(grouping.leaders == leader) for leader in dict.fromkeys(grouping.leaders.tolist())]
         members = [channels for channels in members if grouping.leaders[channels[0]] >= 0]
-        merged = sum(len(channels) for channels in members if len(channels) > 1)
+        merged = sum(len(channels) - affine for channels in members if len(channels) > 1)
         kept_pixels = len(members) * tile.height * tile.width
         counts += LayerCounts(0, len(members), merged, kept_pixels, grouping.compared, grouping.verified)
+        planes = []
+        if affine and grouping.offsets.any():
+            counts += LayerCounts(levelled=np.count_nonzero(grouping.offsets), constant_adds=add)
+            step = np.float32(np.abs(patch).max()) / np.float32(127)
+            planes.append((ones, np.tensordot(weight.astype(float), grouping.offsets * step, (1, 0))))
         for channels in members:
             s = grouping.scales[channels].astype(float)
             share = weighs[channels] * s
             plane = np.tensordot(share, patch[channels], 1) / (share @ s) if s.any() else 0 * patch[0]
-            filters = np.tensordot(weight[:, channels].astype(float), s, (1, 0))
+            plane = patch[grouping.leaders[channels[0]]] if affine else plane
+            planes.append((plane, np.tensordot(weight[:, channels].astype(float), s, (1, 0))))
+        for plane, filters in planes:
             for i in range(tile.height):
                 for j in range(tile.width):
                     for ky in range(weight.shape[2]):
@@ -323,9 +333,10 @@ def test_merged_conv_equals_really_merging(
         q, live = hashing.quantise(patches.reshape(*patches.shape[:2], -1))
         importance = np.asarray(rule.importance, np.uint16)
         runtime_rule = merge.Rule(m, rule.projection.numpy(), 2, policy, importance, rule.budget)
+        inside = slow_patches(np.ones((1, *size), np.float32), geometry, m).reshape(len(q), -1) > 0
         groups = [
-            merge.group(one, codes, runtime_rule) if alive else None
-            for one, codes, alive in zip(q, expected.codes, live, strict=True)
+            merge.group(one, codes, runtime_rule, ones) if alive else None
+            for one, codes, alive, ones in zip(q, expected.codes, live, inside, strict=True)
         ]
         weighs = importance.astype(float) if policy == "budget" else np.ones(channels)
         y, counts = slow_merged_conv(x[i].numpy(), weight.numpy(), bias.numpy(), geometry, m, groups, weighs)
@@ -335,6 +346,27 @@ def test_merged_conv_equals_really_merging(
     assert found.counts == total
     dead = found.output[2]
     assert torch.equal(dead, bias[:, None, None].expand_as(dead))  # a dead patch gives the bias, exactly
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_frames_whose_middle_keeps_too_much_stay_dense(policy: str) -> None:
+    geometry = make_geometry(9, 3, (10, 11), 3, padding=(1, 1, 1, 1))
+    x, weight, bias = torch.randn(5, 9, 10, 11), torch.randn(3, 9, 3, 3), torch.randn(3)
+    x[1:, 1:4] = x[1:, :1]  # all but the first frame have channels that merge
+    x[2:, 5:] = x[2:, 4:5] * torch.tensor([2.0, 0.5, 1.5, 3.0])[:, None, None]
+    rule = rule_for(geometry, 4, 9, policy)._replace(dense_above=0.6)
+    found, expected = method.merged_conv(x, weight, bias, geometry, rule), definition(x, weight, bias, geometry, rule)
+    dense = [one.counts.unseen > 0 for one in expected]
+    assert dense[0]
+    assert not all(dense)
+    for i, one in enumerate(expected):
+        np.testing.assert_array_equal(found.codes[i].numpy(), one.codes)
+        np.testing.assert_array_equal(found.leaders[i].numpy(), one.leaders)
+        tolerance = 1e-4 * np.abs(one.output).max()
+        np.testing.assert_allclose(found.output[i].numpy(), one.output, rtol=0, atol=tolerance)
+    assert found.counts == sum((one.counts for one in expected), LayerCounts())
+    plain = torch.nn.functional.conv2d(x[:1], weight, bias, padding=1)
+    torch.testing.assert_close(found.output[:1], plain, rtol=0, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=40)
@@ -367,14 +399,17 @@ def test_patches_and_chunks_of_any_shape(
     found = method.merged_conv(x, weight, bias, geometry, rule, chunk_bytes=chunk_bytes)
     q, live = method.quantise(patches)
     codes = method.codes(q, rule.projection, 3).masked_fill(~live[..., None], hashing.DEAD_CODE)
-    assert torch.equal(found.codes, codes)
     assert torch.equal(method.layer_codes(x, geometry, m, rule.projection, 3, chunk_bytes=chunk_bytes), codes)
-    grouping = method.decide(q.flatten(0, 1), codes.flatten(0, 1), rule)
+    if policy not in CODED:
+        codes = codes.clamp(max=0)
+    assert torch.equal(found.codes, codes)
+    inside = torch.from_numpy(slow_patches(np.ones((1, *size), np.float32), geometry, m)).flatten(1)
+    grouping = method.decide(q.flatten(0, 1), codes.flatten(0, 1), rule, inside.repeat(3, 1))
     assert torch.equal(found.leaders, grouping.leaders.view(codes.shape))
     weighs = rule.importance if policy == "budget" else None
     y, counts = method.convolve_groups(x, grouping, weight, bias, geometry, m, weighs)
     torch.testing.assert_close(found.output, y)
-    assert found.counts == counts == method.counts(grouping, geometry, m)
+    assert found.counts == counts == method.counts(grouping, geometry, m, size)
 
 
 def test_channels_that_all_differ_give_the_plain_convolution() -> None:
@@ -391,11 +426,11 @@ def test_equal_channels_merge_without_error() -> None:
     geometry = make_geometry(8, 4, (8, 8))
     x = torch.randn(1, 2, 8, 8).repeat_interleave(4, 1)
     weight = torch.randn(4, 8, 3, 3)
-    for policy in POLICIES:
+    for policy in (p for p in POLICIES if p != "drop"):  # which merges none
         rule = rule_for(geometry, 8, 14, policy, budget=1e-9)._replace(importance=torch.ones(8, dtype=torch.int32))
         y, counts, _, leaders = method.merged_conv(x, weight, None, geometry, rule)
-        looked_at = (7 + 3, 7 + 3) if policy == "budget" else (0, 0)  # the second leader is found at channel 4
-        assert counts == LayerCounts(1, 2, 8, 2 * 64, *looked_at)
+        looked_at = (7 + 3, 7 + 3) if policy in BUDGETED else (0, 0)  # the second leader is found at channel 4
+        assert counts == LayerCounts(1, 2, 6 if policy == "affine" else 8, 2 * 64, *looked_at)
         assert leaders.tolist() == [[[0] * 4 + [4] * 4]]
         torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), atol=1e-5, rtol=1e-5)
 
@@ -413,7 +448,7 @@ def test_multiples_and_dead_channels_cost_next_to_nothing_where_scales_are_allow
     assert (y - exact).abs().max() < 0.01 * exact.abs().max()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", CODED)
 def test_the_textbooks_codes_with_every_policy(policy: str) -> None:
     """Its codes propose, the quantised patch decides; a patch of zeros is not dead, but has the one code 0."""
     geometry = make_geometry(12, 4, (10, 10))

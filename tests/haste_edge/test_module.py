@@ -30,7 +30,7 @@ from haste_runtime.errors import InputError, LevelError
 from haste_runtime.flops import LayerCounts, dense_flops, linear_flops, merged_flops
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Value
-from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import BUDGETED, POLICIES, UNHASHED, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.projection import draw
 
 
@@ -65,6 +65,8 @@ TWO_LEVELS: dict[str, dict[str, Any]] = {  # for `apply`, by policy
     "mean": {"bits": [6, 3]},
     "scaled": {"bits": [6, 3], "policy": "scaled"},
     "budget": {"bits": 11, "budget": [0.1, 0.8], "policy": "budget"},
+    "affine": {"budget": [0.1, 0.8], "policy": "affine"},
+    "drop": {"budget": [0.1, 0.8], "policy": "drop"},
 }
 
 
@@ -358,10 +360,10 @@ def test_stats_are_the_runtimes_counts(net: Net, x: Tensor, policy: str) -> None
         conv, choice = net.get_submodule(name), net.haste.levels[2][name]
         geometry = conv_geometry(conv, conv_output(conv, inputs[name]))
         projection = conv.haste_projection_0
-        importance = conv.haste_importance_0 if policy == "budget" else None
+        importance = conv.haste_importance_0 if policy in BUDGETED else None
         rule = Rule(4, projection, choice.bits, policy, importance, choice.budget)
         counts = method.merged_conv(inputs[name], conv.weight, conv.bias, geometry, rule).counts
-        assert (counts.compared > 0) == (policy == "budget")
+        assert (counts.compared > 0) == (policy in BUDGETED and policy not in UNHASHED)
         layer = stats.layers[name]
         assert layer.counts == counts
         assert layer.dense_flops == 2 * dense_flops(geometry)
@@ -547,7 +549,7 @@ def bundle_of(net: Net, patches: tuple[int, ...] = (4, 8)) -> SimpleNamespace:
         variants = []
         for policy in POLICIES if name in MERGING else ():
             for patch in patches:
-                key, weights = f"{name}/{patch}", f"{name}/weights" if policy == "budget" else ""
+                key, weights = f"{name}/{patch}", f"{name}/weights" if policy in BUDGETED else ""
                 projections[key] = draw(patch, 12, conv_geometry(conv, (1, 1)).patch_side(patch))
                 variants.append(Variant(patch, 12, 2 / 3, patch, key, policy, weights))
                 if weights:

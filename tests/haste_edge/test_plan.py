@@ -14,10 +14,10 @@ from builders import GraphBuilder, bundle_for
 
 from haste_edge import torch_graph
 from haste_edge.errors import PlanError
-from haste_edge.plan import explain, ladder, make_plan
+from haste_edge.plan import end, explain, ladder, make, make_plan
 from haste_edge.plan.candidates import find_candidates, patch_sizes
 from haste_edge.plan.cost_model import CostModel
-from haste_edge.plan.joint import Material, measure_levels
+from haste_edge.plan.joint import Joint, Material, measure_levels
 from haste_edge.plan.make import PlanMade
 from haste_edge.plan.measure import Curve, Measurements, Merge, distortion, layer_seed
 from haste_edge.plan.restart import downstream
@@ -30,7 +30,7 @@ from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import POLICIES, Plan
 from haste_runtime.preprocessing import Preprocessing
-from haste_runtime.projection import draw
+from haste_runtime.projection import projection_of
 
 
 @lru_cache
@@ -78,16 +78,19 @@ def check_plan(graph: Graph, plan: Plan, projections: dict[str, np.ndarray], lev
             matrix, side = projections[variant.projection], geometries[layer.node].patch_side(variant.patch)
             assert variant.projection == f"{layer.node}.projection"
             assert matrix.shape == (variant.bits, side * side)
-            np.testing.assert_array_equal(matrix, draw(variant.seed, variant.bits, side, variant.sparsity))
+            expected = projection_of(variant.policy, variant.seed, variant.bits, side, variant.sparsity)
+            np.testing.assert_array_equal(matrix, expected)
     for level in plan.levels[1:]:
         assert level.choices
         for node, choice in level.choices.items():
-            assert 1 <= choice.bits <= plan.layer(node).variants[choice.variant].bits
+            assert 0 <= choice.bits <= plan.layer(node).variants[choice.variant].bits
 
 
 @pytest.mark.parametrize("objective", ["flops", "time"])
 def test_plan_keeps_its_promises(objective: str) -> None:
     plan, projections, _ = made(objective)
+    shares = [variant.dense_above for layer in plan.layers for variant in layer.variants]
+    assert all(0 < share < 1 for share in shares) if objective == "time" else set(shares) == {1.0}
     check_plan(network(), plan, projections, 8)
     assert 4 <= len(plan.levels) - 1 <= 8
     assert plan.objective == objective
@@ -201,7 +204,7 @@ def test_measuring_one_by_one_is_measuring_all_at_once(monkeypatch: pytest.Monke
     graph, shapes = network(), check_graph(network())
     candidates = find_candidates(graph, shapes)
     model, inputs = CostModel(load_target("rpi4"), 0), {"x": synthetic_pictures(3, (3, 16, 16))}
-    measured = Measurements(graph, shapes, candidates, inputs, model, "budget", 0)
+    measured = Measurements(graph, shapes, candidates, inputs, model, dict.fromkeys(shapes, "budget"), 0)
     together = measured.curves("a2")[0].distortion
     monkeypatch.setattr("haste_edge.plan.measure.RUN_BYTES", 1)
     np.testing.assert_allclose(measured.curves("a2")[0].distortion, together, rtol=1e-4)
@@ -213,11 +216,27 @@ def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
     candidates = {c.node: c for c in find_candidates(network(width=32), shapes)}
     inputs = {"x": synthetic_pictures(4, (3, 16, 16))}
     model = CostModel(load_target("rpi4"), 4 * network(width=32).parameters())
-    measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, "budget", 0)
     for layer in plan.layers:
         for variant in layer.variants:
+            policies = dict.fromkeys(shapes, variant.policy)
+            measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, policies, 0)
             curve = next(c for c in measured.curves(layer.node) if c.patch == variant.patch)
             assert max(curve.seconds_saved) > 0
+
+
+@pytest.mark.parametrize(("spoilt", "saved"), [(1, "FLOPs"), (2, "time")])
+def test_where_saving_time_spoils_the_network_flops_are_saved(
+    monkeypatch: pytest.MonkeyPatch, spoilt: int, saved: str
+) -> None:
+    """spoilt: how many attempts find no useful level. Where saving FLOPs is none either, time is saved all the same."""
+    ends = [0] * spoilt
+    monkeypatch.setattr(make, "last_useful", lambda *given: ends.pop() if ends else end.last_useful(*given))
+    plan = make_plan(network(), Preprocessing(), load_target("rpi4"), "time").plan
+    assert 4 <= len(plan.levels) - 1 <= 8
+    for layer in plan.layers:
+        if layer.variants:
+            assert ("FLOPs decide" in layer.reason) is (saved == "FLOPs")
+            assert all((variant.dense_above == 1.0) is (saved == "FLOPs") for variant in layer.variants)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +331,13 @@ def test_curve_of_one_layer_agrees_with_merging_it(policy: str) -> None:
     graph, shapes = network(), check_graph(network())
     inputs = {"x": synthetic_pictures(3, (3, 16, 16))}
     measured = Measurements(
-        graph, shapes, find_candidates(graph, shapes), inputs, CostModel(load_target("rpi4"), 0), policy, 0
+        graph,
+        shapes,
+        find_candidates(graph, shapes),
+        inputs,
+        CostModel(load_target("rpi4"), 0),
+        dict.fromkeys(shapes, policy),
+        0,
     )
     dense = dense_flops(measured.candidates["b2"].geometry)
     for curve in measured.curves("b2"):
@@ -332,6 +357,23 @@ def _curve(node: str, saved: list[float], distorted: list[float], patch: int = 8
 
 def _saving(curve: Curve) -> tuple[float, ...]:
     return curve.flops_saved
+
+
+@pytest.mark.parametrize(
+    ("kept", "saved", "expected"),
+    [
+        ((0.9, 0.5, 0.1), (-1.0, 1.0, 3.0), 0.7),  # halfway
+        ((0.9, 0.5, 0.1), (-4.0, -2.0, 2.0), 0.3),
+        ((0.9, 0.5, 0.1), (0.0, 1.0, 3.0), 1.0),  # never loses
+        ((0.9, 0.5, 0.1), (-3.0, -2.0, -1.0), 0.1),  # always loses
+        ((0.5, 0.9, 0.1), (1.0, -1.0, 3.0), 0.7),  # in any order
+    ],
+)
+def test_break_even_is_where_no_time_is_saved(
+    kept: tuple[float, ...], saved: tuple[float, ...], expected: float
+) -> None:
+    curve = replace(_curve("a", [0.0] * 3, [0.0] * 3), kept=kept, seconds_saved=saved)
+    assert curve.break_even == pytest.approx(expected)
 
 
 def test_hull_skips_what_a_line_beats() -> None:
@@ -362,6 +404,26 @@ def test_pick_is_even_and_fills_up_where_steps_are_coarse() -> None:
 
 def test_patch_choice_prefers_large_ones_unless_small_ones_win_clearly() -> None:
     small, large = _curve("a", [10.0], [1.0], patch=4), _curve("a", [9.5], [1.0], patch=8)
-    assert ladder.choose_patch([small, large], _saving, [1.0]).patch == 8
+    assert ladder.choose_patch([small, large], _saving, [1.0], 0.1).patch == 8
     worse = _curve("a", [5.0], [1.0], patch=8)
-    assert ladder.choose_patch([small, worse], _saving, [1.0]).patch == 4
+    assert ladder.choose_patch([small, worse], _saving, [1.0], 0.1).patch == 4
+    assert ladder.choose_patch([small, large], _saving, [1.0]).patch == 4
+    equal = _curve("a", [10.0], [1.0], patch=8)
+    assert ladder.choose_patch([small, equal], _saving, [1.0]).patch == 8
+
+
+def test_the_ladder_ends_between_two_trials() -> None:
+    points = [ladder.Point({}, float(saving), 0.0) for saving in range(1, 11)]
+    assert end.last_useful(points, {1: 0.2, 4: 0.5, 8: 2.0}) == 5  # harm 1 at a saving of 5 + 4 * 0.5 / 1.5 = 6.3
+    assert end.last_useful(points, {1: 0.2, 9: 0.9}) == 9
+    assert end.last_useful(points, {0: 50.0, 9: 60.0}) == 0
+    assert end.last_useful(points, {}) == 9
+
+
+def test_harm_is_one_at_the_limits() -> None:
+    """Of answers where they are known to count; else of the outputs, whatever the answers do."""
+    joint = Joint(Totals(0, 0, 0, 0), end.MOST_DISTORTION, end.LEAST_AGREEMENT)
+    assert end.harm(joint, True) == pytest.approx(1.0)
+    assert end.harm(joint, False) == pytest.approx(1.0)
+    assert end.harm(replace(joint, agreement=100.0), True) == 0.0
+    assert end.harm(replace(joint, distortion=0.0), False) == 0.0

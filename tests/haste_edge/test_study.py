@@ -29,7 +29,7 @@ from haste_edge.study.plot import save_study_plot
 from haste_edge.study.run import run
 from haste_edge.study.subject import bundle_name, choose_layers
 from haste_runtime import Session
-from haste_runtime.bundle import write_bundle
+from haste_runtime.bundle import stored, write_bundle
 from haste_runtime.errors import InputError
 from haste_runtime.flops import merged_flops
 from haste_runtime.preprocessing import Preprocessing
@@ -310,6 +310,8 @@ def test_bundles_and_labels_of_something_else_are_refused(subject: Subject) -> N
     key = subject.graph.node(subject.layers[0]).constants["weight"]
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in subject.graph.constants.items()}
     with_bundle(replace(bundle, graph=replace(bundle.graph, constants=halves)))
+    for dtype in ("fp16", "int8"):
+        with_bundle(stored(replace(bundle, dtype=dtype)))
     twice = {**subject.graph.constants, key: subject.graph.constants[key] * np.float32(2)}
     with pytest.raises(StudyError, match="other weights"):
         with_bundle(replace(bundle, graph=replace(bundle.graph, constants=twice)))

@@ -24,6 +24,8 @@ def test_half_noise_half_leaves() -> None:
     made = pictures(5, (3, 8, 8), seed=2).numpy()
     np.testing.assert_allclose(made[:2], pink_noise(2, (3, 8, 8), 2), rtol=1e-6)
     np.testing.assert_allclose(made[2:], dead_leaves(3, (3, 8, 8), 2), rtol=1e-6)
+    leaves = pictures(5, (3, 8, 8), seed=2, noise=0.0).numpy()
+    np.testing.assert_allclose(leaves, dead_leaves(5, (3, 8, 8), 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

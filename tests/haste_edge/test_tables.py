@@ -61,6 +61,7 @@ def test_levels_show_the_agreement_expected(tmp_path: Path, capsys: pytest.Captu
     assert head[-1] == "agreement % (expected)"
     rows = lines[lines.index(head) + 1 :]
     assert [line[-1] for line in rows if line[0].isdigit()] == ["100.0", "99.5", "-", "97.5", "90.0", "0.0"]
+    assert any("Without --images they are noise" in word for line in rows for word in line)  # it is no promise
 
 
 @pytest.mark.parametrize(("policy", "shown"), [("mean", False), ("budget", True)])

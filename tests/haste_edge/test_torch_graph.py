@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from haste_edge.torch_graph import prepare, run
+from haste_runtime.attributes import BINARY, UNARY
 from haste_runtime.errors import GraphError
 from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.operators import check_graph
+from haste_runtime.reference_ops import FUNCTIONS
+from haste_runtime.weights import float_graph, int8_graph
 
 PLAIN = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1, "activation": "none"}
 
@@ -156,6 +159,59 @@ def test_operators_that_move_numbers() -> None:
     assert float(y.sum()) == pytest.approx(float(x.sum()) - 1.5 * (y.numel() - x.numel()), rel=1e-5)
 
 
+def against_the_reference(
+    op: str, *inputs: Tensor, constants: dict[str, Tensor] | None = None, **attributes: object
+) -> None:
+    """A batch, frame by frame against the definition in numpy."""
+    y = run_one(op, *inputs, constants=constants, **attributes)
+    arrays = {role: tensor.numpy() for role, tensor in (constants or {}).items()}
+    for frame in range(len(y)):
+        expected = FUNCTIONS[op](*(x[frame].numpy() for x in inputs), **arrays, **attributes)
+        torch.testing.assert_close(y[frame], torch.from_numpy(np.ascontiguousarray(expected)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", UNARY)
+def test_functions_of_one_number(function: str) -> None:
+    x = 10 * rand(2, 3, 5, 5)
+    x = x.abs() + 0.1 if function in ("sqrt", "reciprocal") else x
+    against_the_reference("unary", x, function=function, alpha=0.25, beta=0.5)
+
+
+@pytest.mark.parametrize("function", BINARY)
+@pytest.mark.parametrize(
+    "shapes", [((3, 5, 4), (3, 1, 1)), ((1, 5, 4), (3, 1, 4)), ((5,), (5,)), ((2, 3, 4, 5), (1, 1, 4, 1))]
+)
+def test_functions_of_two_numbers(function: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = rand(2, *shapes[0]), rand(2, *shapes[1])
+    against_the_reference("binary", a, b, function=function, activation="relu6")
+    against_the_reference("binary", a, constants={"other": b[0]}, function=function, activation="none")
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 3, 4), (5, 2, 3, 4)])
+def test_prelu_has_a_slope_for_each_channel(shape: tuple[int, ...]) -> None:
+    against_the_reference("prelu", rand(2, *shape), constants={"slope": rand(5)})
+
+
+RESIZE: dict[str, Any] = {"size": (7, 4), "step_y": 5 / 7, "step_x": 1.5, "coordinates": "half_pixel"}
+MOVES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("reshape", (4, 5, 6), {"shape": (2, 60)}),
+    ("rearrange", (4, 5, 6), {"split": (2, 2, 5, 6), "axes": (1, 2, 0, 3), "shape": (2, 5, 12)}),
+    ("concat", (2, 4), {"axis": 1}),
+    ("slice", (2, 4, 3, 5), {"starts": (0, 1, 0, 2), "stops": (2, 4, 3, 5), "steps": (1, 2, 1, 2)}),
+    *(("extend", (3, 5, 6), {"pads": (1, 2, 0, 3), "mode": m}) for m in ("reflect", "replicate", "circular")),
+    *(("resize", (3, 5, 6), {**RESIZE, "mode": m, "rounding": "ceil"}) for m in ("nearest", "linear", "cubic")),
+    *(("reduce", (2, 3, 4, 5), {"function": f, "axes": (1, 3)}) for f in ("mean", "sum", "maximum", "minimum")),
+    ("softmax", (3, 5, 6), {"axis": 1}),
+    ("lrn", (6, 3, 4), {"size": 4, "alpha": 0.3, "beta": 0.75, "bias": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "attributes"), MOVES)
+def test_moving_resampling_and_reducing(op: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    x = rand(2, *shape)
+    against_the_reference(op, *([x, x + 1] if op == "concat" else [x]), **attributes)
+
+
 def two_convolutions() -> Graph:
     weights = {"a.weight": rand(4, 3, 3, 3).numpy(), "b.weight": rand(4, 4, 1, 1).numpy(), "b.bias": rand(4).numpy()}
     first = Node("a", "conv", ("x",), {**PLAIN, "padding": (1, 1, 1, 1), "activation": "relu"}, {"weight": "a.weight"})
@@ -209,6 +265,15 @@ def test_half_precision_constants_and_no_gradients() -> None:
     assert y.dtype == torch.float32
     assert not y.requires_grad
     assert torch.allclose(y, run(graph, {"x": x}).outputs["b"], atol=0.05)
+
+
+def test_int8_weights_are_what_they_mean() -> None:
+    graph = two_convolutions()
+    x = rand(2, 3, 5, 5)
+    y = run(int8_graph(graph), {"x": x}).outputs["b"]
+    assert torch.equal(y, run(float_graph(int8_graph(graph)), {"x": x}).outputs["b"])
+    exact = run(graph, {"x": x}).outputs["b"]
+    assert 0 < (y - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.parametrize(

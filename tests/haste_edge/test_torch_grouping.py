@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from haste_edge import grouping
-from haste_edge.grouping import Grouping, Rule, decide, group_by_mean, group_by_scale, group_within_budget
+from haste_edge.grouping import (
+    Grouping,
+    Rule,
+    decide,
+    group_by_mean,
+    group_by_scale,
+    group_within_budget,
+    join_groupings,
+)
 from haste_edge.method import represent
 from haste_runtime import hashing, merge
 from haste_runtime.plan import POLICIES
@@ -89,7 +97,7 @@ def check(found: Grouping, patches: Patches, policy: str, m: int) -> None:
 
 
 def same(a: Grouping, b: Grouping) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 # --- the definition ---------------------------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ def test_budgets_together_are_budgets_one_by_one(patches: Patches, each: bool) -
     found = group_within_budget(q, codes, importance, together, 16)
     assert found.leaders.shape == (len(BUDGETS) * len(q), q.shape[1])
     parts = [group_within_budget(q, codes, importance, budget, 16) for budget in BUDGETS]
-    assert same(found, Grouping(*map(torch.cat, zip(*parts, strict=True))))
+    assert same(found, join_groupings(parts))
 
 
 def test_autocast_does_not_touch_decisions() -> None:
@@ -218,7 +226,13 @@ def test_a_rule_decides_by_its_policy() -> None:
         policy: decide(q, codes, Rule(4, projection, 3, policy, importance, 0.3)).leaders.tolist()
         for policy in POLICIES
     }
-    assert leaders == {"mean": [[0, 0, 0, 3]], "scaled": [[0, 0, -1, 3]], "budget": [[0, 0, -1, -1]]}
+    assert leaders == {
+        "mean": [[0, 0, 0, 3]],
+        "scaled": [[0, 0, -1, 3]],
+        "budget": [[0, 0, -1, -1]],
+        "affine": [[1, 1, -1, -1]],
+        "drop": [[0, 1, -1, -1]],
+    }
     with pytest.raises(ValueError, match="'median'"):
         decide(q, codes, Rule(4, projection, 3, "median"))
     with pytest.raises(ValueError, match="importance"):

@@ -20,29 +20,43 @@ from builders import GraphBuilder, bundle_for, conv_graph, random_network
 from safetensors import safe_open
 
 from haste_runtime import bundle_errors
-from haste_runtime.bundle import FORMAT_VERSION, Bundle, inspect_bundle, read_bundle, stored, write_bundle
+from haste_runtime.bundle import FORMAT_VERSION, STORAGE, Bundle, inspect_bundle, read_bundle, stored, write_bundle
 from haste_runtime.errors import BundleError
 from haste_runtime.graph import Graph
 from haste_runtime.operators import OPERATORS
-from haste_runtime.plan import POLICIES, Choice, LayerPlan, Level, Plan, Variant
+from haste_runtime.plan import ALGORITHMS, POLICIES, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.projection import draw, pack
+from haste_runtime.weights import float_graph, float_weight, quantise
 
 
 def full_bundle(dtype: str = "fp32") -> Bundle:
-    """Every field differs from its default, and every policy has a variant and a level."""
+    """Every field differs from its default, every policy has a variant and a level, and every algorithm a use."""
     policies = ("scaled", "budget", "mean")
     bundle = bundle_for(random_network(3), (2, 4, 3), 9, policy=policies, budget=(0.0, 1 / 3), dtype=dtype)
     levels = zip(bundle.plan.levels, (100.0, None, 98.76, 0.0), strict=True)
     return replace(
         bundle,
-        plan=replace(bundle.plan, levels=tuple(replace(level, agreement=a) for level, a in levels), objective="time"),
+        plan=replace(
+            bundle.plan,
+            layers=tuple(map(by_winograd, bundle.plan.layers)),
+            levels=tuple(replace(level, agreement=a) for level, a in levels),
+            objective="time",
+        ),
         preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 1 / 3), 1.5, "NHWC", "BGR"),
         classes=("crème brûlée", "dog", "cat", "猫", "a b"),
         target="rpi4",
         arena_bytes=123456,
         made_by="haste-edge 0.1.0",
     )
+
+
+def by_winograd(layer: LayerPlan) -> LayerPlan:
+    """The same, but "residual" is computed by Winograd's algorithms."""
+    if layer.node != "residual":
+        return layer
+    first, *others = layer.variants
+    return replace(layer, algorithm="winograd4", variants=(replace(first, algorithm="winograd2"), *others))
 
 
 def assert_same(a: Bundle, b: Bundle) -> None:
@@ -63,7 +77,7 @@ def assert_same(a: Bundle, b: Bundle) -> None:
 # --- round trips -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", STORAGE)
 def test_round_trip(tmp_path: Path, dtype: str) -> None:
     bundle = full_bundle(dtype)
     write_bundle(tmp_path / "net.haste", bundle)
@@ -93,6 +107,52 @@ def test_nothing_but_weights_is_rounded_to_half_precision() -> None:
             expected = bundle.graph.constants[key].astype(np.float16 if role == "weight" else np.float32)
             assert back.graph.constants[key].dtype == expected.dtype
             assert np.array_equal(back.graph.constants[key], expected)
+
+
+def test_int8_weights_are_within_half_a_step_of_the_originals() -> None:
+    bundle = full_bundle("int8")
+    back = stored(bundle)
+    for node in bundle.graph.nodes:
+        if "weight" not in node.constants:
+            continue
+        weight, steps = (b.graph.constants[node.constants["weight"]] for b in (bundle, back))
+        scale = back.graph.constants[back.graph.node(node.name).constants["weight_scale"]]
+        assert (steps.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, weight.shape[:1])
+        largest = np.abs(weight).reshape(len(weight), -1).max(1)
+        assert np.array_equal(scale, largest / np.float32(127))
+        assert np.array_equal(np.abs(steps.astype(int)).reshape(len(weight), -1).max(1), np.full(len(weight), 127))
+        column = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        assert (np.abs(steps * column - weight) <= 0.5001 * column).all()
+        assert np.array_equal(float_weight(back.graph, back.graph.node(node.name)), steps * column)
+    assert back.graph.parameters() == bundle.graph.parameters()
+    decoded = float_graph(back.graph)
+    assert decoded.nodes == bundle.graph.nodes
+    assert set(decoded.constants) == set(bundle.graph.constants)
+    assert {array.dtype.name for array in decoded.constants.values()} == {"float32"}
+
+
+def test_int8_channels_of_zeros_and_of_tiny_numbers() -> None:
+    weight = np.zeros((4, 2, 1, 1), np.float32)
+    weight[1], weight[2, 0], weight[3, 1] = 1e-45, 3e38, -127
+    steps, scale = quantise(weight)
+    assert scale[[0, 1, 3]].tolist() == [1, 1, 1]  # 1e-45 / 127 is 0 in single precision
+    assert steps[:, :, 0, 0].tolist() == [[0, 0], [0, 0], [127, 0], [0, -127]]
+
+
+def test_a_weight_that_two_nodes_use_is_stored_once(tmp_path: Path) -> None:
+    b = GraphBuilder(0, x=(3, 8, 8))
+    b.conv("first", "x", 3, 3, 3)
+    b.conv("second", "first", 3, 3, 3)
+    graph = b.graph()
+    shared = replace(graph.node("second"), constants={"weight": "first.weight", "bias": "first.weight.scale"})
+    constants = {k: graph.constants[k] for k in ("first.weight", "first.bias")}
+    constants["first.weight.scale"] = graph.constants["second.bias"]  # a name that the scale might have got
+    bundle = bundle_for(replace(graph, nodes=(graph.nodes[0], shared), constants=constants), dtype="int8")
+    write_bundle(tmp_path / "net.haste", bundle)
+    back = read_bundle(tmp_path / "net.haste").graph
+    assert sorted(back.constants) == ["first.bias", "first.weight", "first.weight.scale", "first.weight.scale_"]
+    assert {node.constants["weight_scale"] for node in back.nodes} == {"first.weight.scale_"}
+    assert float_graph(back).nodes == bundle.graph.nodes
 
 
 def test_a_network_without_weights(tmp_path: Path) -> None:
@@ -136,7 +196,7 @@ def test_the_same_bundle_gives_the_same_bytes_in_every_process(tmp_path: Path) -
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", STORAGE)
 def test_any_safetensors_tool_reads_it(tmp_path: Path, dtype: str) -> None:
     bundle = stored(full_bundle(dtype))
     write_bundle(tmp_path / "net.haste", bundle)
@@ -146,7 +206,7 @@ def test_any_safetensors_tool_reads_it(tmp_path: Path, dtype: str) -> None:
     digest, text = metadata.split(" ", 1)
     assert hashlib.sha256(text.encode()).hexdigest() == digest
     manifest = json.loads(text)
-    assert manifest["format_version"] == FORMAT_VERSION == 2
+    assert manifest["format_version"] == FORMAT_VERSION == 4
     expected = {**bundle.graph.constants, **bundle.importance}
     expected |= {name: pack(projection) for name, projection in bundle.projections.items()}
     assert set(tensors) == set(expected) == set(manifest["tensors"])
@@ -284,6 +344,8 @@ def test_the_bundle_that_is_broken_below_is_good(tmp_path: Path) -> None:
         (one_conv(plan=replan(bits=32)), E.PlanError, "32 bits"),
         (one_conv(plan=replan(sparsity=1.0)), E.PlanError, "sparsity of 1.0"),
         (one_conv(plan=replan(policy="median")), E.UnsupportedError, "policy 'median'"),
+        (one_conv(plan=replan(algorithm="fft")), E.UnsupportedError, "algorithm 'fft'"),
+        (one_conv(plan=replan(LayerPlan("conv", (), "", "fft"))), E.UnsupportedError, "algorithm 'fft'"),
         (one_conv(plan=replace(replan(), objective="joules")), E.PlanError, "objective 'joules'"),
         (one_conv(plan=replan(projection="conv.projection4")), E.PlanError, "patches that differ"),
         (one_conv(plan=replan(projection="conv.weight")), E.PlanError, "names two of a constant, a projection"),
@@ -331,7 +393,13 @@ def test_the_bundle_that_is_broken_below_is_good(tmp_path: Path) -> None:
         ),
         (one_conv(graph=with_constants(conv_bias=np.zeros(5, np.float32))), E.BundleGraphError, "its bias has shape"),
         (one_conv(graph=replace(one_conv().graph, outputs=("y",))), E.BundleGraphError, "Output 'y'"),
-        (one_conv(dtype="int8"), E.ManifestError, "dtype 'int8'"),
+        (one_conv(dtype="int4"), E.ManifestError, "dtype 'int4' is not one of fp32, fp16, int8"),
+        (one_conv(graph=stored(one_conv(dtype="int8")).graph), E.BundleGraphError, "weight_scale belongs to int8"),
+        (
+            one_conv(dtype="int8", graph=with_constants(conv_weight=np.full((4, 4, 3, 3), np.inf, np.float32))),
+            E.NonFiniteError,
+            "conv.weight.scale",
+        ),
         (one_conv(arena_bytes=-1), E.ManifestError, "manifest.arena_bytes is not an integer from 0"),
         (one_conv(made_by="two\nlines"), E.ManifestError, "manifest.made_by is not a printable text"),
         (one_conv(classes=("cat", "")), E.ManifestError, "manifest.classes is not an array of printable texts"),
@@ -355,6 +423,47 @@ def test_class_names_are_as_many_as_outputs(tmp_path: Path) -> None:
 
 
 # --- inspecting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_inspect_int8(tmp_path: Path, verify: bool) -> None:
+    """Scales are looked at only where the tensors are."""
+    write_bundle(tmp_path / "net.haste", full_bundle("int8"))
+    write_bundle(tmp_path / "single.haste", full_bundle())
+    summary, single = (inspect_bundle(tmp_path / name, verify) for name in ("net.haste", "single.haste"))
+    assert (summary["dtype"], single["dtype"]) == ("int8", "fp32")
+    assert summary["parameters"] == single["parameters"]
+    assert summary["bytes"]["constants"] < single["bytes"]["constants"] / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"k": 5}, "kernel 5x5 is not 3x3"),
+        ({"k": (1, 3)}, "kernel 1x3 is not 3x3"),
+        ({"k": 3, "stride": (1, 2)}, "stride 1x2 is not 1x1"),
+        ({"k": 3, "dilation": 2}, "dilation 2x2 is not 1x1"),
+        ({"k": 3, "groups": 2}, "2 groups"),
+        ({"k": 3}, ""),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_winograd_is_for_kernels_of_3x3_that_move_by_one(
+    tmp_path: Path, options: dict[str, Any], why: str, algorithm: str
+) -> None:
+    bundle = bundle_for(conv_graph(4, 4, **options))
+    layer = bundle.plan.layers[0]
+    bundles = [replace(layer, algorithm=algorithm)]
+    if layer.variants:
+        bundles.append(replace(layer, variants=(replace(layer.variants[0], algorithm=algorithm),)))
+    for planned in bundles:
+        changed = replace(bundle, plan=replace(bundle.plan, layers=(planned,)))
+        if why:
+            with pytest.raises(bundle_errors.PlanError, match=f"computes 'conv' by '{algorithm}': {why}"):
+                write_bundle(tmp_path / "net.haste", changed)
+        else:
+            write_bundle(tmp_path / "net.haste", changed)
+            assert read_bundle(tmp_path / "net.haste").plan == changed.plan
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -387,6 +496,8 @@ def test_inspect(tmp_path: Path, verify: bool) -> None:
     assert [variant["importance"] for variant in layers["strided"]["variants"]] == ["", "strided.importance", ""]
     assert [entry["flops_reduction"] for entry in summary["levels"]] == [0.0, 20.0, 30.0, 40.0]
     assert [entry["agreement"] for entry in summary["levels"]] == [100.0, None, 98.76, 0.0]
+    assert [layers[name]["algorithm"] for name in ("residual", "strided")] == ["winograd4", "direct"]
+    assert [v["algorithm"] for v in layers["residual"]["variants"]] == ["winograd2", "direct", "direct"]
     assert summary["levels"][2]["choices"]["strided"] == {"variant": 1, "bits": 4, "budget": 1 / 3}
 
 
@@ -472,9 +583,11 @@ def test_the_specifications_reader_reads(tmp_path: Path) -> None:
     assert set(tensors) == {*bundle.graph.constants, *bundle.projections, *bundle.importance}
 
 
-def test_the_specification_names_every_policy_and_no_other() -> None:
+def test_the_specification_names_every_policy_and_algorithm_and_no_other() -> None:
     (row,) = re.findall(r"^\| `\.\.\.variants` \|.*$", SPECIFICATION.read_text("utf-8"), re.MULTILINE)
     assert set(re.findall(r'`"(\w+)"`', row)) == set(POLICIES)
+    (layers,) = re.findall(r"^\| `plan.layers` \|.*$", SPECIFICATION.read_text("utf-8"), re.MULTILINE)
+    assert re.findall(r'`"(\w+)"`', layers) == list(ALGORITHMS)
     (section,) = re.findall(r"^## Policies\n(.*?)^## ", SPECIFICATION.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert re.findall(r"^- `(\w+)`", section, re.MULTILINE) == list(POLICIES)
 
@@ -487,8 +600,8 @@ def test_the_specification_lists_every_key(tmp_path: Path) -> None:
     keys = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
     assert {key.split(".")[0] for key in keys if not key.startswith(".")} == set(manifest)
     shapes = [set(shape.split(", ")) for shape in re.findall(r"`\{([\w, ]+)\}`", table)]
-    level = manifest["ladder"][2]
-    for value in (manifest["plan"]["layers"][0]["variants"][0], level, level["choices"]["strided"]):
+    level, layer = manifest["ladder"][2], manifest["plan"]["layers"][0]
+    for value in (layer, layer["variants"][0], level, level["choices"]["strided"]):
         assert set(value) in shapes
 
 

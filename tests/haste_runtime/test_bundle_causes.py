@@ -12,8 +12,10 @@ from bundle_parts import (
     IMPORTANCE,
     MATRIX,
     REMOVE,
+    SCALE,
     WEIGHT,
     Damage,
+    as_version_2,
     framed,
     in_header,
     in_manifest,
@@ -38,6 +40,11 @@ from haste_runtime.bundle_errors import BundleFileError
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return small_bytes(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="module")
+def good_int8(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return small_bytes(tmp_path_factory.mktemp("good_int8"), "int8")
 
 
 def nan_weight(dtype: type, size: int, value: float) -> np.ndarray:
@@ -119,11 +126,11 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
         "the manifest has the key 'dtype' twice",
     ),
     # the version
-    ("newer", in_manifest(format_version=3), e.NewerVersionError, "format 3 (made by tests)"),
+    ("newer", in_manifest(format_version=5), e.NewerVersionError, "format 5 (made by tests)"),
     ("much newer", lambda g: with_text(g, lambda t: '{"format_version":99}'), e.NewerVersionError, "format 99;"),
     ("older", in_manifest(format_version=0), e.OlderVersionError, "format 0 (made by tests)"),
-    ("keys of another", in_manifest(format_version=1), e.ManifestError, "variants[0] has unknown keys ['importance']"),
-    ("version text", in_manifest(format_version="2"), e.ManifestError, "format_version is missing"),
+    ("keys of another", in_manifest(format_version=2), e.ManifestError, "layers[0] has unknown keys ['algorithm']"),
+    ("version text", in_manifest(format_version="4"), e.ManifestError, "format_version is missing"),
     ("no version", in_manifest(format_version=REMOVE), e.ManifestError, "format_version is missing"),
     ("version true", in_manifest(format_version=True), e.ManifestError, "format_version is missing"),
     # the manifest
@@ -136,7 +143,7 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("lone surrogate", in_manifest(target="\ud800"), e.ManifestError, "manifest.target is not a"),
     ("long text", in_manifest(target="x" * 5000), e.ManifestError, "at most 4096"),
     ("no name", in_manifest(graph__nodes__0__name=""), e.ManifestError, "nodes[0].name is empty"),
-    ("dtype", in_manifest(dtype="int8"), e.ManifestError, "manifest.dtype is not one of fp32, fp16"),
+    ("dtype", in_manifest(dtype="int4"), e.ManifestError, "manifest.dtype is not one of fp32, fp16, int8"),
     ("arena", in_manifest(arena_bytes=2**41), e.ManifestError, "manifest.arena_bytes is not an int"),
     ("arena float", in_manifest(arena_bytes=1.0), e.ManifestError, "manifest.arena_bytes is not an"),
     ("classes", in_manifest(classes=["a", 1, "b"]), e.ManifestError, "manifest.classes is not an"),
@@ -149,7 +156,7 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("seed", in_manifest(plan__layers__0__variants__0__seed=-1), e.ManifestError, "variants[0].seed"),
     ("patch", in_manifest(plan__layers__0__variants__0__patch=0), e.ManifestError, "variants[0].patch"),
     ("bits", in_manifest(plan__layers__0__variants__0__bits=32), e.ManifestError, "variants[0].bits"),
-    ("no bits", in_manifest(ladder__1__choices__c__bits=0), e.ManifestError, "ladder[1].choices.c.bits"),
+    ("no bits", in_manifest(ladder__1__choices__c__bits=0), e.PlanError, "uses 0 bits"),
     (
         "budget missing",
         in_manifest(ladder__1__choices__c__budget=REMOVE),
@@ -189,8 +196,22 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
         e.ManifestError,
         "variants[0].importance is not a printable text",
     ),
+    ("no algorithm", in_manifest(plan__layers__0__algorithm=REMOVE), e.ManifestError, "layers[0] lacks ['algorithm']"),
+    ("algorithm null", in_manifest(plan__layers__0__algorithm=None), e.ManifestError, "layers[0].algorithm is not a"),
+    (
+        "variant without algorithm",
+        in_manifest(plan__layers__0__variants__0__algorithm=REMOVE),
+        e.ManifestError,
+        "variants[0] lacks ['algorithm']",
+    ),
+    (
+        "algorithm empty",
+        in_manifest(plan__layers__0__variants__0__algorithm=""),
+        e.ManifestError,
+        "variants[0].algorithm is empty",
+    ),
     # the graph
-    ("operator", in_manifest(graph__nodes__1__op="softmax"), e.UnsupportedError, "operator 'softmax'"),
+    ("operator", in_manifest(graph__nodes__1__op="attention"), e.UnsupportedError, "operator 'attention'"),
     ("stride", in_manifest(graph__nodes__0__attributes__stride=[0, 1]), e.BundleGraphError, "'stride'"),
     ("stride text", in_manifest(graph__nodes__0__attributes__stride="1"), e.BundleGraphError, "'stride'"),
     ("stride deep", in_manifest(graph__nodes__0__attributes__stride=[[1]]), e.ManifestError, "stride"),
@@ -202,6 +223,14 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     # the plan
     ("plan node", in_manifest(plan__layers__0__node="d"), e.PlanError, "differ in 'd'"),
     ("policy", in_manifest(plan__layers__0__variants__0__policy="x"), e.UnsupportedError, "policy 'x'"),
+    ("algorithm", in_manifest(plan__layers__0__algorithm="fft"), e.UnsupportedError, "algorithm 'fft', unknown here"),
+    (
+        "variant's algorithm",
+        in_manifest(plan__layers__0__variants__0__algorithm="fft"),
+        e.UnsupportedError,
+        "'c' is computed by the algorithm 'fft'",
+    ),
+    ("dense above", in_manifest(plan__layers__0__variants__0__dense_above=1.5), e.PlanError, "above a share of 1.5"),
     ("sparsity", in_manifest(plan__layers__0__variants__0__sparsity=1), e.PlanError, "sparsity of 1"),
     ("objective", in_manifest(plan__objective="joules"), e.PlanError, "objective 'joules'"),
     ("no ladder", in_manifest(ladder=[]), e.PlanError, "no levels"),
@@ -273,6 +302,7 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("importance type", in_header(**{"c/importance__dtype": "F16"}), e.TensorTypeError, "is F16 where U16"),
     ("type", in_manifest(**{"tensors__c/bias__dtype": "F16"}), e.TensorTypeError, "is F16 where F32"),
     ("storage", in_manifest(dtype="fp32"), e.TensorTypeError, f"'{WEIGHT}' is F16 where F32"),
+    ("storage int8", in_manifest(dtype="int8"), e.TensorTypeError, f"'{WEIGHT}' is F16 where I8"),
     ("checksum", lambda g: g[:-1] + bytes([g[-1] ^ 4]), e.TensorChecksumError, f"tensor '{MATRIX}' does not match"),
     ("sha256", in_manifest(**{"tensors__c/bias__sha256": ""}), e.TensorChecksumError, f"'{BIAS}'"),
     ("nan", lambda g: with_tensor(g, BIAS, nan_weight(np.float32, 3, np.nan)), e.NonFiniteError, f"'{BIAS}'"),
@@ -281,6 +311,44 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
     ("zeros", lambda g: with_tensor(g, MATRIX, np.zeros(12, np.uint8)), e.ProjectionError, "not a packed"),
     ("tile", in_manifest(plan__layers__0__variants__0__patch=3), e.ProjectionError, "3 rows of 25"),
     ("rows", in_manifest(plan__layers__0__variants__0__bits=2), e.ProjectionError, "2 rows of 16"),
+]
+
+
+DAMAGE_INT8: list[tuple[str, Damage, type[BundleFileError], str]] = [
+    ("storage", in_manifest(dtype="fp16"), e.TensorTypeError, f"'{WEIGHT}' is I8 where F16"),
+    (
+        "no scale",
+        in_manifest(**{"graph__nodes__0__constants__weight_scale": REMOVE}),
+        e.ExtraTensorError,
+        f"the tensor '{SCALE}'",
+    ),
+    (
+        "bias for scale",
+        lambda g: with_manifest(
+            g, **{"graph__nodes__0__constants__weight_scale": REMOVE, "graph__nodes__0__constants__bias": SCALE}
+        ),
+        e.ExtraTensorError,
+        f"the tensor '{BIAS}'",
+    ),
+    (
+        "scale shape",
+        lambda g: with_manifest(
+            with_header(g, **{"c/weight/scale__shape": [1, 3]}), **{"tensors__c/weight/scale__shape": [1, 3]}
+        ),
+        e.BundleGraphError,
+        "its weight_scale has shape (1, 3) where (3,) is needed",
+    ),
+    ("-128", lambda g: with_tensor(g, WEIGHT, nan_weight(np.int8, 54, -128)), e.WeightRangeError, "'c' holds -128"),
+    ("scale 0", lambda g: with_tensor(g, SCALE, np.zeros(3, np.float32)), e.WeightRangeError, "scale of 'c' is not"),
+    (
+        "scale < 0",
+        lambda g: with_tensor(g, SCALE, np.full(3, -1, np.float32)),
+        e.WeightRangeError,
+        "scale of 'c' is not",
+    ),
+    ("scale large", lambda g: with_tensor(g, SCALE, np.full(3, 1e37, np.float32)), e.WeightRangeError, "or too large"),
+    ("scale nan", lambda g: with_tensor(g, SCALE, nan_weight(np.float32, 3, np.nan)), e.NonFiniteError, f"'{SCALE}'"),
+    ("version 2", lambda g: as_version_2(g), e.ManifestError, "manifest.dtype is not one of fp32, fp16."),
 ]
 
 
@@ -295,6 +363,17 @@ def test_each_cause_has_its_error(
     assert str(error).encode()  # it can be printed
 
 
+@pytest.mark.parametrize(
+    ("make", "cause", "message"), [row[1:] for row in DAMAGE_INT8], ids=[row[0] for row in DAMAGE_INT8]
+)
+def test_each_cause_has_its_error_in_int8(
+    good_int8: bytes, tmp_path: Path, make: Damage, cause: type[BundleFileError], message: str
+) -> None:
+    error = refused(tmp_path / "net.haste", make(good_int8))
+    assert type(error) is cause
+    assert message in error.message
+
+
 def test_every_cause_is_met() -> None:
     elsewhere = {  # in test_bundle_corruption.py
         e.BundleMissingError,
@@ -305,4 +384,4 @@ def test_every_cause_is_met() -> None:
         e.TrailingBytesError,
         e.BundleWriteError,  # in test_bundle.py
     }
-    assert {cause for _, _, cause, _ in DAMAGE} | elsewhere == set(BundleFileError.__subclasses__())
+    assert {cause for _, _, cause, _ in DAMAGE + DAMAGE_INT8} | elsewhere == set(BundleFileError.__subclasses__())

@@ -214,7 +214,7 @@ def test_anything_anywhere_in_a_sealed_manifest(good: bytes, tmp_path: Path, pla
     tensor=st.sampled_from([WEIGHT, BIAS, IMPORTANCE, MATRIX]),
     entry=st.fixed_dictionaries(
         {
-            "dtype": st.sampled_from(["F32", "F16", "U16", "U8", "F64"]),
+            "dtype": st.sampled_from(["F32", "F16", "U16", "U8", "I8", "F64"]),
             "shape": st.lists(st.integers(0, 30), max_size=4),
             "data_offsets": st.tuples(st.integers(0, 140), st.integers(0, 140)),
         }
@@ -228,7 +228,7 @@ def test_whatever_is_accepted_the_library_accepts(
     header, manifest, data = take_apart(good)
     begin = header[tensor]["data_offsets"][0]
     if entry["data_offsets"][0] % 2:  # else hardly any would be right
-        size = {"F32": 4, "F16": 2, "U16": 2, "U8": 1, "F64": 8}[entry["dtype"]]
+        size = {"F32": 4, "F16": 2, "U16": 2, "U8": 1, "I8": 1, "F64": 8}[entry["dtype"]]
         entry["data_offsets"] = (begin, begin + size * int(np.prod(entry["shape"])))
     header[tensor] = entry
     end = max(e["data_offsets"][1] for e in header.values())

@@ -1,4 +1,4 @@
-"""Bundles of format version 1: what they lack has its default, and everything else is as in version 2."""
+"""Bundles of older format versions: what they lack has its default, and everything else is as today."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import alike_channels, bundle_for, random_network
-from bundle_parts import as_version_1, change, put_together, refused, take_apart, with_manifest
+from bundle_parts import (
+    as_version_1,
+    as_version_2,
+    as_version_3,
+    change,
+    put_together,
+    refused,
+    take_apart,
+    with_manifest,
+)
 
 from haste_runtime import bundle_errors as e
 from haste_runtime.bundle import FORMAT_VERSION, inspect_bundle, read_bundle, write_bundle
@@ -67,12 +76,48 @@ def test_version_1_is_written_as_today(newer: bytes, older: Path, tmp_path: Path
     assert (tmp_path / "again.haste").read_bytes() == newer
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_version_2_is_read_and_written_as_today(tmp_path: Path, dtype: str) -> None:
+    bundle = bundle_for(random_network(3), (2, 4), 9, policy=("budget", "scaled"), dtype=dtype)
+    write_bundle(tmp_path / "newer.haste", bundle)
+    newer = (tmp_path / "newer.haste").read_bytes()
+    (tmp_path / "older.haste").write_bytes(as_version_2(newer))
+    ours = read_bundle(tmp_path / "older.haste")
+    assert (ours.format_version, ours.dtype, ours.plan) == (2, dtype, bundle.plan)
+    for layer in ours.plan.layers:
+        assert {layer.algorithm, *(variant.algorithm for variant in layer.variants)} == {"direct"}
+    assert inspect_bundle(tmp_path / "older.haste", verify=True)["format_version"] == 2
+    write_bundle(tmp_path / "again.haste", ours)
+    assert (tmp_path / "again.haste").read_bytes() == newer
+
+
+def test_version_3_merges_whatever_is_kept(tmp_path: Path) -> None:
+    bundle = bundle_for(random_network(3), (2, 4), 9, dense_above=0.5)
+    write_bundle(tmp_path / "newer.haste", bundle)
+    assert read_bundle(tmp_path / "newer.haste").plan == bundle.plan
+    (tmp_path / "older.haste").write_bytes(as_version_3((tmp_path / "newer.haste").read_bytes()))
+    ours = read_bundle(tmp_path / "older.haste")
+    assert (ours.format_version, ours.plan) == (3, bundle_for(random_network(3), (2, 4), 9).plan)
+
+
+OLDER = {1: as_version_1, 2: as_version_2, 3: as_version_3}
+
+
 @pytest.mark.parametrize(
-    "keys", ["plan.layers.0.variants.0.importance", "ladder.1.agreement", "ladder.1.choices.stem.budget"]
+    ("version", "keys"),
+    [
+        (1, "plan.layers.0.variants.0.importance"),
+        (1, "ladder.1.agreement"),
+        (1, "ladder.1.choices.stem.budget"),
+        (1, "plan.layers.0.algorithm"),
+        (2, "plan.layers.0.algorithm"),
+        (2, "plan.layers.0.variants.0.algorithm"),
+        (3, "plan.layers.0.variants.0.dense_above"),
+    ],
 )
-def test_version_1_knows_no_key_of_version_2(older: Path, tmp_path: Path, keys: str) -> None:
-    header, manifest, data = take_apart(older.read_bytes())
-    change(manifest, keys, "" if keys.endswith("importance") else 0.0)
+def test_older_versions_know_no_newer_key(newer: bytes, tmp_path: Path, version: int, keys: str) -> None:
+    header, manifest, data = take_apart(OLDER[version](newer))
+    change(manifest, keys, {"importance": "", "algorithm": "direct"}.get(keys.rpartition(".")[2], 0.0))
     error = refused(tmp_path / "net.haste", put_together(header, {"haste": seal(manifest)}, data))
     assert type(error) is e.ManifestError
     assert f"has unknown keys ['{keys.rpartition('.')[2]}']" in error.message

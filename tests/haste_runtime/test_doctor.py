@@ -79,12 +79,14 @@ def test_doctor_never_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("bits", "machine", "words"), [(32, "aarch64", "64-bit edition"), (32, "armv7l", "Python is 32-bit. ")]
+    ("bits", "machine", "words"), [(32, "aarch64", "although the kernel is 64-bit"), (32, "armv7l", "as the kernel is")]
 )
 def test_doctor_looks_at_the_userland_not_the_kernel(bits: int, machine: str, words: str) -> None:
     findings = doctor.report()
     findings["python"]["bits"], findings["system"]["machine"] = bits, machine
     assert words in doctor.advise(findings)[0]
+    findings["native"] = {"available": True}
+    assert not any("32-bit" in sentence for sentence in doctor.advise(findings))
 
 
 def test_doctor_names_a_cache_that_cannot_be_written() -> None:
@@ -98,7 +100,7 @@ def test_doctor_tells_the_main_things(capsys: pytest.CaptureFixture[str]) -> Non
     findings = as_json(capsys)
     assert findings["python"]["bits"] in (32, 64)
     assert findings["numpy"]["version"] == np.__version__
-    assert findings["backend"]["auto"] in ("numba", "numpy")
+    assert findings["backend"]["auto"] in ("native", "numba", "numpy")
     assert findings["cpu"]["usable_cores"] >= 1
     assert cli.run(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()

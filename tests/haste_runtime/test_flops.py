@@ -11,6 +11,7 @@ from haste_runtime.flops import (
     LayerCounts,
     NetworkFlops,
     Totals,
+    constant_adds,
     dense_flops,
     linear_flops,
     merged_flops,
@@ -19,7 +20,7 @@ from haste_runtime.flops import (
 from haste_runtime.grouping import DROPPED
 from haste_runtime.merge import Rule, merged_conv
 from haste_runtime.operators import check_graph
-from haste_runtime.plan import POLICIES
+from haste_runtime.plan import POLICIES, UNHASHED
 from haste_runtime.projection import draw
 
 
@@ -70,6 +71,18 @@ def test_other_policies_by_hand() -> None:
         + 14 * 3  # distances of codes
         + 12 * (2 * 36 + 5)  # products of channels with leaders, and the losses from them
     )
+    counts = LayerCounts(4, 9, 5, 54, compared=4 * 3 + 2, verified=4 * 3, levelled=6, constant_adds=80)
+    assert merged_flops(geometry, 4, 20, 3, counts, "affine") == (
+        4 * 2 * 4 * 36  # quantising
+        + 4 * (4 * 20 + 4 * 3)  # sums of blocks, less their mean's share
+        + 4 * 4 * (5 * 3)  # fingerprints: squares and their sum, scaled, rounded, and the mean's share again
+        + 4 * 4 * (2 * 36 + 20)  # energies, sums, and what they are compared with
+        + 14 * (2 * 3 + 1)  # products of fingerprints
+        + 12 * (2 * 36 + 25)  # products of channels, and the losses from them
+        + 2 * 5 * 8 * 9  # merging filters; the leaders' own planes are used
+        + 2 * 6 * 8 * 9 + 80 * 8  # the filter of the constants, and sums of its taps
+        + 2 * 8 * 9 * 54  # reduced convolution
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("k", "stride", "m"), [(3, 1, 4), (3, 2, 3), (1, 1, 2), (5, 1, 8)])
@@ -77,36 +90,51 @@ def test_other_policies_by_hand() -> None:
 def test_merged_convolution_counted_patch_by_patch(k: int, stride: int, m: int, policy: str) -> None:
     graph = conv_graph(7, 5, k, stride, 9, 11)
     geometry, weight = geometry_of(graph), graph.constants["conv.weight"]
-    projection = draw(1, 6, geometry.patch_side(m))
+    bits = 0 if policy in UNHASHED else 5
+    projection = draw(1, 6, geometry.patch_side(m))[:bits]
     x = alike_channels(np.random.default_rng(2), (7, 9, 11))
+    if policy == "affine":
+        x += np.arange(7, dtype=np.float32)[:, None, None] / 2  # so that some have a constant
     x[3] = 0
-    rule = Rule(m, projection, 5, policy, np.array([9, 1, 5, 4, 4, 0, 7], np.uint16), 0.4)
+    rule = Rule(m, projection, bits, policy, np.array([9, 1, 5, 4, 4, 0, 7], np.uint16), 0.4)
     _, counts, codes, leaders = merged_conv(x, weight, None, geometry, rule)
-    d, nonzeros, total = geometry.patch_side(m) ** 2, int((projection[:5] != 0).sum()), 0
+    d, nonzeros, total = geometry.patch_side(m) ** 2, int((projection != 0).sum()), 0
     for of_patch, tile in zip(leaders.tolist(), geometry.tiles(m), strict=True):
         sizes = [of_patch.count(leader) for leader in set(of_patch) - {DROPPED}]
         merged = sum(size for size in sizes if size > 1)
-        total += 2 * 7 * d + 7 * nonzeros + 7 * 5
-        total += (1 if policy == "mean" else 2) * (merged * d + merged * 5 * k * k)
-        total += merged * (5 * d + 2) if policy == "scaled" else 7 * (2 * d + 3) if policy == "budget" else 0
+        total += 2 * 7 * d + 7 * nonzeros + 7 * bits
+        if policy == "affine":
+            total += 2 * (merged - sum(size > 1 for size in sizes)) * 5 * k * k + 7 * (2 * d + 5 * 5 + 20)
+        else:
+            total += (1 if policy == "mean" else 2) * (merged * d + merged * 5 * k * k)
+        total += {"scaled": merged * (5 * d + 2), "budget": 7 * (2 * d + 3), "drop": 7 * (2 * d + 2)}.get(policy, 0)
         total += 2 * 5 * len(sizes) * k * k * tile.height * tile.width
-    total += 3 * counts.compared + (2 * d + 5) * counts.verified
+    if policy == "affine":
+        total += 11 * counts.compared + (2 * d + 25) * counts.verified
+        total += 2 * 5 * k * k * counts.levelled + 5 * counts.constant_adds
+        assert counts.levelled > 0
+        assert 0 < counts.constant_adds <= sum(constant_adds(geometry, (9, 11), m))
+    else:
+        total += 3 * counts.compared + (2 * d + 5) * counts.verified
+        assert counts.levelled == counts.constant_adds == 0
     assert counts.patches == len(geometry.tiles(m))
     assert (codes >= 0).all()
-    assert counts.merged > 0
+    assert (counts.merged > 0) == (policy != "drop")
     assert (DROPPED in leaders) == (policy != "mean")
     if policy == "budget":  # at most all pairs, and two leaders each
         assert 0 < counts.verified <= counts.compared <= counts.patches * 7 * 6 // 2
         assert counts.verified <= counts.patches * (0 + 1 + 2 * 5)
+    elif policy == "affine":
+        assert 0 < counts.verified <= counts.compared
     else:
         assert counts.compared == counts.verified == 0
-    assert merged_flops(geometry, m, nonzeros, 5, counts, policy) == total
+    assert merged_flops(geometry, m, nonzeros, bits, counts, policy) == total
 
 
 def test_counts_add_up_over_frames() -> None:
     geometry = geometry_of(conv_graph(4, 8, 3, h=5, w=5))
-    first, second = LayerCounts(4, 9, 11, 54, 20, 15), LayerCounts(4, 16, 0, 100, 24, 19)
-    assert first + second == LayerCounts(8, 25, 11, 154, 44, 34)
+    first, second = LayerCounts(4, 9, 11, 54, 20, 15, 7, 30), LayerCounts(4, 16, 0, 100, 24, 19, 0, 0)
+    assert first + second == LayerCounts(8, 25, 11, 154, 44, 34, 7, 30)
     for policy in POLICIES:
         assert merged_flops(geometry, 4, 20, 3, first + second, policy) == sum(
             merged_flops(geometry, 4, 20, 3, counts, policy) for counts in (first, second)
@@ -145,8 +173,9 @@ def test_network_totals(policy: str) -> None:
     executed = 0
     for name in may_merge:
         variant = bundle.plan.layer(name).variants[1]  # the second level takes the second variant
-        nonzeros = int(np.count_nonzero(bundle.projections[variant.projection][:2]))
-        executed += merged_flops(geometry_of(graph, name), 4, nonzeros, 2, counts[name], policy)
+        bits = min(2, variant.bits)
+        nonzeros = int(np.count_nonzero(bundle.projections[variant.projection][:bits]))
+        executed += merged_flops(geometry_of(graph, name), 4, nonzeros, bits, counts[name], policy)
     at_two = flops.totals(2, counts)
     assert at_two == Totals(executed, some, everything - some + executed, everything)
     assert at_two.flops_reduction == pytest.approx(100 * (1 - executed / some))

@@ -20,7 +20,7 @@ from haste_runtime.graph import Graph
 from haste_runtime.grouping import DROPPED
 from haste_runtime.kernels import group_patch
 from haste_runtime.kernels import layout as t
-from haste_runtime.plan import POLICIES
+from haste_runtime.plan import BUDGETED, POLICIES
 
 EXAMPLES = 15 if INTERPRETED else 120
 CHANNELS = st.sampled_from(AROUND_THE_VECTOR_WIDTH)
@@ -70,7 +70,7 @@ def test_one_convolution(
         seed=seed, residual=residual, activation=activation, dilation=dilation,
     )  # fmt: skip
     rng = np.random.default_rng(seed)
-    levels = [bits] * len(BUDGETS) if policy == "budget" else [bits]
+    levels = [bits] * len(BUDGETS) if policy in BUDGETED else [bits]
     bundle = bundle_for(
         graph, patch, bits, levels,
         policy=policy, budget=BUDGETS, importance=importance_of(weights, rng, channels), seed=seed,

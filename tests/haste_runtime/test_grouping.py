@@ -152,7 +152,7 @@ def test_a_leader_is_the_first_of_its_group(patch: Patch, budget: float, pixels:
 
 @given(patches())
 def test_mean_follows_the_definition(patch: Patch) -> None:
-    leaders, scales, compared, verified = by_mean(patch.codes)
+    leaders, scales, compared, verified, _ = by_mean(patch.codes)
     assert leaders.tolist() == mean_by_definition(patch.codes.tolist())
     assert (scales == 1).all()
     assert compared == verified == 0
@@ -164,7 +164,7 @@ def test_mean_follows_the_definition(patch: Patch) -> None:
 @SOME
 @given(patches())
 def test_scaled_follows_the_definition(patch: Patch) -> None:
-    leaders, scales, compared, verified = by_scale(patch.q, patch.codes)
+    leaders, scales, compared, verified, _ = by_scale(patch.q, patch.codes)
     assert (leaders.tolist(), scales.tolist()) == scale_by_definition(patch.q.tolist(), patch.codes.tolist())
     assert compared == verified == 0
 
@@ -203,7 +203,7 @@ def test_scaled_drops_every_channel_of_a_patch_without_any() -> None:
 @given(patches(), BUDGETS, TILES)
 def test_budget_follows_the_definition(patch: Patch, budget: float, pixels: int) -> None:
     expected = budget_by_definition(*(array.tolist() for array in patch), budget, pixels)
-    leaders, scales, compared, verified = spent(patch, budget, pixels)
+    leaders, scales, compared, verified, _ = spent(patch, budget, pixels)
     assert Spent(leaders.tolist(), scales.tolist(), compared, verified) == expected
 
 
@@ -217,7 +217,7 @@ def test_budget_on_patches_of_many_channels() -> None:
     kept = []
     for budget in (0.0, 0.05, 0.2, 1.0):
         expected = budget_by_definition(*(array.tolist() for array in patch), budget, 64)
-        leaders, scales, compared, verified = spent(patch, budget, 64)
+        leaders, scales, compared, verified, _ = spent(patch, budget, 64)
         assert Spent(leaders.tolist(), scales.tolist(), compared, verified) == expected
         kept.append(len(set(leaders.tolist()) - {DROPPED}))
     assert kept == sorted(kept, reverse=True)

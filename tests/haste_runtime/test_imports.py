@@ -89,7 +89,8 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "numba", "llvmlite", "haste_edge", "smbus2", "serial", "paho", "PIL"):
+        if name.partition(".")[0] in ("torch", "numba", "llvmlite", "haste_edge", "smbus2", "serial", "paho", "PIL",
+                                      "psutil", "matplotlib"):
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocker())
@@ -126,7 +127,54 @@ def test_without_numba_auto_means_numpy(tmp_path: Path) -> None:
     script = (
         "from haste_runtime import Session\nprint(Session(sys.argv[1]).backend, Session(sys.argv[1]).backend_reason)"
     )
-    assert blocked(script, tmp_path / "net.haste").startswith("numpy numba cannot be imported")
+    said = blocked(script, tmp_path / "net.haste")
+    assert said.startswith("numpy native cannot run (No native kernels are installed); numba cannot be imported")
+
+
+STEERED = """
+import time
+from haste_runtime import Session, signals
+from haste_runtime.errors import SignalError
+
+with Session(sys.argv[1]) as session:
+    policy = {"period_s": 0.01, "rules": [{"signal": "battery", "below": 20, "min_level": 2}]}
+    session.follow(signals.Battery(), signals.Thermal(), signals.Latency(), policy=policy)
+    session.report("battery", 10)
+    while session.level != 2:
+        time.sleep(0.01)
+for source, *arguments in ((signals.SerialPort, "/dev/ttyUSB0"), (signals.Max17040,), (signals.Mqtt, "host", {})):
+    try:
+        source(*arguments)
+    except SignalError as error:
+        print(error.hint)
+"""
+
+
+def test_steering_needs_nothing_else_and_names_its_extras(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "net.haste", bundle_for(random_network(4)))
+    hints = blocked(STEERED, tmp_path / "net.haste").splitlines()
+    assert hints == [f'Install it: pip install "haste-runtime[{extra}]"' for extra in ("serial", "i2c", "mqtt")]
+
+
+SIMULATED = """
+import json
+from haste_runtime.cli import run
+
+level = {"inference_ms": {"median": 100}, "flops_reduction_network": 0, "agreement": 100}
+levels = [level | {"level": 0}, level | {"level": 1}]
+times = {"cpu": {"model": "x"}, "backend": "numpy", "threads": 1, "levels": levels}
+open("times.json", "w").write(json.dumps(times))
+open("p.toml", "w").write("min_level = 1\\n")
+simulated = ["simulate", "--times", "times.json", "--policy", "p.toml", "--hours", "0.1"]
+print(run(simulated), run([*simulated, "--plot", "day.svg"]))
+"""
+
+
+def test_simulating_needs_nothing_else_and_the_plot_names_its_extra(tmp_path: Path) -> None:
+    pytest.importorskip("tomllib")
+    lines = blocked(f"import os\nos.chdir(sys.argv[1])\n{SIMULATED}", tmp_path).splitlines()
+    assert lines[-1] == "0 2"
+    assert lines[3].startswith("governor")
 
 
 def test_importing_brings_no_network_module() -> None:

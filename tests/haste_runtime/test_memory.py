@@ -65,15 +65,27 @@ def test_merge_scratch_has_room_for_what_the_kernels_write(width: int, channels:
     assert (place.plane - pixels, place.span - pixels) == (-pixels % width, -pixels % (2 * width))
     lanes_of_channels = channels + -channels % (2 * width)  # whole registers of int16 are written
     bytes_needed = {
-        "PLANES": 4 * place.plane * (channels + channels // 2), "QUANTISED": 2 * place.span * lanes_of_channels,
-        "SUMS": 4 * variant.bits * lanes_of_channels, "LEADERS": 4 * channels, "SCALES": 4 * channels,
+        "PLANES": 4 * place.plane * (channels // 2), "QUANTISED": 2 * place.span * lanes_of_channels,
+        "SUMS": 4 * max(1, variant.bits) * lanes_of_channels, "LEADERS": 4 * channels, "SCALES": 4 * channels,
     }  # fmt: skip
-    if policy != "mean":
+    if policy not in ("mean", "drop"):
         bytes_needed |= {"SPREAD": 2 * place.span * lanes_of_channels}
     if policy == "scaled":
         bytes_needed |= {"TOTAL": 2 * place.span, "PRODUCTS": 8 * channels}
     if policy == "budget":
         bytes_needed |= {"ENERGIES": 8 * channels, "FOUND": 4 * channels, "FOUND_CODES": 4 * lanes_of_channels}
+    if policy == "drop":
+        bytes_needed |= {"ENERGIES": 8 * channels}
+    if policy == "affine":
+        vectors, _ = blocks(width, 5)
+        bytes_needed |= {
+            "ENERGIES": 8 * channels, "MASSES": 8 * channels,
+            "INSIDE": 8 * (variant.bits + 1), "PRINTS": 4 * variant.bits * channels,
+            "FOUND_PRINTS": 4 * variant.bits * (channels + -channels % width), "FOUND": 4 * channels,
+            "ORDER": 4 * channels, "COUNTS": 4 * 257, "LEVELLED": 4 * (channels + 2), "OFFSETS": 4 * lanes_of_channels,
+            "CONSTANT": 4 * 9 * vectors * width, "EVERY": 4 * vectors * width,
+            "ADDENDS": 4 * patch * patch * vectors * width, "ADDEND_PLACES": 4 * patch * patch,
+        }  # fmt: skip
     assert bytes_needed.keys() <= place.offsets.keys()
     regions = sorted((offset, name) for name, offset in place.offsets.items())
     for (offset, name), (end, _) in zip(regions, [*regions[1:], (place.size, "")], strict=True):

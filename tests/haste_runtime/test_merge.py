@@ -12,12 +12,13 @@ from builders import alike_channels, conv_graph, geometry_of, sign_changing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from haste_runtime.affine import within_affine_budget
 from haste_runtime.flops import LayerCounts
-from haste_runtime.geometry import ConvGeometry
-from haste_runtime.grouping import DROPPED, Grouping, by_mean, by_scale, within_budget
+from haste_runtime.geometry import ConvGeometry, Tile
+from haste_runtime.grouping import DROPPED, Grouping, by_energy, by_mean, by_scale, within_budget
 from haste_runtime.hashing import codes, quantise
 from haste_runtime.merge import Merged, Rule, gather, group, merge, merged_conv
-from haste_runtime.plan import POLICIES
+from haste_runtime.plan import BUDGETED, CODED, POLICIES
 from haste_runtime.projection import draw
 from haste_runtime.reference_ops import output_channels_last
 
@@ -68,16 +69,22 @@ def reconstruct(
 ) -> np.ndarray:
     """The oracle, in double precision and by torch. found: of each patch; None of dead ones."""
     y = np.empty(geometry.output_shape)
+    ones = np.ones((1, *x.shape[1:]), np.float32)
     for tile, grouping in zip(geometry.tiles(m), found, strict=True):
         patch = patch_of(x, geometry, m, tile.ty, tile.tx).astype(np.float64)
         leaders = np.full(len(x), DROPPED) if grouping is None else grouping.leaders
         scales = np.ones(len(x)) if grouping is None else grouping.scales.astype(np.float64)
+        affine = grouping is not None and grouping.offsets is not None
+        step, before = np.abs(patch).max() / 127, patch.copy()
         patch[leaders == DROPPED] = 0
         for leader in set(leaders.tolist()) - {DROPPED}:
             members = leaders == leader
             s, share = scales[members], importance[members] * scales[members]
             plane = np.tensordot(share, patch[members], axes=1) / max(share @ s, 1e-300)
-            patch[members] = s[:, None, None] * plane
+            patch[members] = s[:, None, None] * (before[leader] if affine else plane)
+        if affine:
+            inside = patch_of(ones, geometry, m, tile.ty, tile.tx)
+            patch += grouping.offsets.astype(np.float64)[:, None, None] * step * inside
         values = torch.nn.functional.conv2d(
             torch.from_numpy(patch)[None],
             torch.from_numpy(weight.astype(np.float64)),
@@ -133,7 +140,23 @@ def groupings(layer: Layer, x: np.ndarray) -> list[Grouping | None]:
     patches = gather(x, layer.geometry, layer.rule.patch)
     q, live = quantise(patches.reshape(*patches.shape[:2], -1))
     hashed = codes(q, layer.rule.projection, layer.rule.bits)
-    return [group(q[p], hashed[p], layer.rule) if live[p] else None for p in range(len(q))]
+    inside = gather(np.ones_like(x[:1]), layer.geometry, layer.rule.patch).reshape(len(q), -1) > 0
+    return [group(q[p], hashed[p], layer.rule, inside[p]) if live[p] else None for p in range(len(q))]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.05, 0.5, 1.0, 4.0]))
+def test_what_is_dropped_is_within_its_share(seed: int, budget: float) -> None:
+    random = np.random.default_rng(seed)
+    q = (random.integers(-127, 128, (13, 25)) * random.uniform(0, 1, (13, 1)) ** 4).astype(np.int8)
+    importance = random.integers(0, 65536, 13).astype(np.uint16)
+    grouping = by_energy(q, importance, budget)
+    weighted = importance.astype(float) * np.square(q.astype(float)).sum(1)
+    dropped = grouping.leaders == DROPPED
+    assert np.array_equal(grouping.leaders[~dropped], np.flatnonzero(~dropped))  # the others are alone
+    assert (grouping.scales == 1).all()
+    assert weighted[dropped].sum() <= budget * weighted.sum()
+    assert dropped[weighted == 0].all()
+    assert (weighted[~dropped] > weighted.sum() * budget / 13).all()
 
 
 @given(layers(), st.integers(1, 8), st.sampled_from(POLICIES), st.sampled_from([0.0, 0.05, 0.3, 1.0, 4.0]))
@@ -152,19 +175,36 @@ def test_agrees_with_reconstruction(keywords: dict[str, Any], bits: int, policy:
     assert np.abs(y - expected).max() <= TOLERANCE * np.abs(expected).max()
 
     tiles = layer.geometry.tiles(m)
-    kept = merged = kept_pixels = compared = verified = 0
-    for of_patch, grouping, tile in zip(leaders, found, tiles, strict=True):
+    kept = merged = kept_pixels = compared = verified = levelled = adds = 0
+    inside = gather(np.ones_like(x[:1]), layer.geometry, m)
+    for of_patch, grouping, tile, ones in zip(leaders, found, tiles, inside, strict=True):
         if grouping is None:
             assert (of_patch == DROPPED).all()
             continue
         assert np.array_equal(of_patch, grouping.leaders)
         sizes = Counter(of_patch[of_patch != DROPPED].tolist()).values()
         kept += len(sizes)
-        merged += sum(size for size in sizes if size > 1)
+        merged += sum(size - (policy == "affine") for size in sizes if size > 1)
         kept_pixels += len(sizes) * tile.height * tile.width
+        if grouping.offsets is not None and grouping.offsets.any():
+            levelled += np.count_nonzero(grouping.offsets)
+            adds += adds_of_constants(ones, layer.geometry, tile)
         compared, verified = compared + grouping.compared, verified + grouping.verified
-    assert counts == LayerCounts(len(tiles), kept, merged, kept_pixels, compared, verified)
-    assert (policy == "budget") or (compared == verified == 0)
+    assert counts == LayerCounts(len(tiles), kept, merged, kept_pixels, compared, verified, levelled, adds)
+    assert (policy in BUDGETED) or (compared == verified == 0)
+
+
+def adds_of_constants(inside: np.ndarray, geometry: ConvGeometry, tile: Tile) -> int:
+    """The taps once, those of every pixel that sees beyond the map, and one for each pixel."""
+    taps = geometry.kernel[0]
+    adds = taps * taps + tile.height * tile.width
+    for y in range(tile.height):
+        for x in range(tile.width):
+            top, left = y * geometry.stride[0], x * geometry.stride[1]
+            dilation = geometry.dilation[0]
+            seen = inside[0, top : top + taps * dilation : dilation, left : left + taps * dilation : dilation].sum()
+            adds += int(seen) if seen < taps * taps else 0
+    return adds
 
 
 def test_codes_are_those_of_the_hash() -> None:
@@ -173,14 +213,14 @@ def test_codes_are_those_of_the_hash() -> None:
     q, live = quantise(gather(x, layer.geometry, 4).reshape(-1, 6, 36))
     assert live.all()
     for policy in POLICIES:
-        assert np.array_equal(
-            run(layer._replace(rule=layer.rule._replace(policy=policy)), x).codes, codes(q, layer.rule.projection, 7)
-        )
+        expected = codes(q, layer.rule.projection, 7) * (policy in CODED)  # others need none
+        assert np.array_equal(run(layer._replace(rule=layer.rule._replace(policy=policy)), x).codes, expected)
 
 
 def test_each_policy_groups_by_its_own_rule() -> None:
     layer = a_layer(4, 5, budget=0.5, c=9, o=2, k=3, h=4, w=4)
-    q = np.random.default_rng(0).integers(-127, 128, (9, 36)).astype(np.int8)
+    q = np.random.default_rng(0).integers(-57, 58, (9, 36)).astype(np.int8)
+    q[:4] += 70
     q[5] = 0
     hashed = codes(q[None], layer.rule.projection, 1)[0]
     importance = layer.rule.importance
@@ -189,14 +229,17 @@ def test_each_policy_groups_by_its_own_rule() -> None:
         "mean": by_mean(hashed),
         "scaled": by_scale(q, hashed),
         "budget": within_budget(q, hashed, importance, 0.5, 4 * 4),
+        "affine": within_affine_budget(q, np.ones(36, np.bool_), layer.rule.projection, importance, 0.5, 4 * 4),
+        "drop": by_energy(q, importance, 0.5),
     }
     assert set(wanted) == set(POLICIES)
     for policy, expected in wanted.items():
         found = group(q, hashed, layer.rule._replace(policy=policy))
-        assert found[2:] == expected[2:]
+        assert found[2:4] == expected[2:4]
         assert np.array_equal(found.leaders, expected.leaders)
         assert np.array_equal(found.scales, expected.scales)
-    assert len({tuple(grouping.leaders.tolist()) for grouping in wanted.values()}) == 3
+        assert (found.offsets is None) == (policy != "affine")
+    assert len({tuple(grouping.leaders.tolist()) for grouping in wanted.values()}) == 5
 
 
 def test_channels_alone_are_exact() -> None:
@@ -210,18 +253,19 @@ def test_channels_alone_are_exact() -> None:
     assert np.abs(y - exact(layer, x)).max() <= 1e-5 * np.abs(exact(layer, x)).max()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "drop"])  # which joins none
 def test_equal_channels_are_one_and_exact(policy: str) -> None:
     layer = a_layer(4, policy=policy, budget=1e-3, c=6, o=5, k=3, h=8, w=8, seed=2)
     layer = layer._replace(rule=layer.rule._replace(importance=np.full(6, 3, np.uint16)))
     x = np.repeat(sign_changing(np.random.default_rng(3), (1, 8, 8)), 6, axis=0)
     y, counts, _, leaders = run(layer, x)
-    assert (counts.patches, counts.kept, counts.merged, counts.kept_pixels) == (4, 4, 24, 64)
+    assert (counts.patches, counts.kept, counts.kept_pixels) == (4, 4, 64)
+    assert counts.merged == (20 if policy == "affine" else 24)  # without the leaders
     assert (leaders == 0).all()
     assert np.abs(y - exact(layer, x)).max() <= 1e-5 * np.abs(exact(layer, x)).max()
 
 
-@pytest.mark.parametrize("policy", ["scaled", "budget"])
+@pytest.mark.parametrize("policy", ["scaled", "budget", "affine"])
 def test_multiples_are_one_and_exact(policy: str) -> None:
     """Whole numbers up to 127 are their own quantisation, so their factors are found exactly."""
     layer = a_layer(8, 1, policy, 1e-3, c=6, o=5, k=3, h=8, w=8)
@@ -233,7 +277,7 @@ def test_multiples_are_one_and_exact(policy: str) -> None:
         assert leaders.tolist() == mean_leaders(all_codes)
         assert counts.kept == 2
     else:
-        assert leaders.tolist() == [[0] * 6]
+        assert leaders.tolist() == [[3 if policy == "affine" else 0] * 6]  # the largest leads, or the first
     assert np.abs(y - exact(layer, x)).max() <= 1e-5 * np.abs(exact(layer, x)).max()
 
 
@@ -241,7 +285,7 @@ def mean_leaders(all_codes: np.ndarray) -> list[list[int]]:
     return [[patch.index(code) for code in patch] for patch in all_codes.tolist()]
 
 
-@pytest.mark.parametrize(("policy", "kept"), [("mean", 6), ("scaled", 4), ("budget", 4)])
+@pytest.mark.parametrize(("policy", "kept"), [("mean", 6), ("scaled", 4), ("budget", 4), ("affine", 4)])
 def test_dead_channels_are_dropped_exactly(policy: str, kept: int) -> None:
     """Not by the paper's policy, where they join whatever else has their code or are convolved."""
     layer = a_layer(8, 24, policy, c=7, o=5, k=3, h=8, w=8)
@@ -321,7 +365,7 @@ def test_memory_order_of_the_weights_does_not_matter(policy: str) -> None:
     layer = a_layer(4, 6, policy, 0.3, c=9, o=5, k=3, h=10, w=10)
     x = alike_channels(np.random.default_rng(0), (9, 10, 10))
     first, second = run(layer, x), run(layer._replace(weight=output_channels_last(layer.weight)), x)
-    assert first.counts.merged > 0
+    assert (first.counts.merged > 0) == (policy != "drop")  # which joins no channels
     assert np.array_equal(first.output, second.output)
     assert np.array_equal(first.codes, second.codes)
     assert np.array_equal(first.leaders, second.leaders)

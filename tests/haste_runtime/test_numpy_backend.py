@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from haste_edge import torch_graph
 from haste_runtime.backends import choose_backend
 from haste_runtime.backends.numpy_backend import NumpyBackend
+from haste_runtime.bundle import stored
 from haste_runtime.errors import BackendError
 from haste_runtime.graph import Graph
 from haste_runtime.merge import Rule, merged_conv
 from haste_runtime.plan import POLICIES
+from haste_runtime.weights import float_graph
 
 
 def frame_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
@@ -139,6 +142,14 @@ def test_half_precision_weights() -> None:
     assert np.array_equal(*results)
 
 
+def test_int8_weights() -> None:
+    bundle = stored(bundle_for(random_network(2), dtype="int8"))
+    single = replace(bundle, dtype="fp32", graph=float_graph(bundle.graph))
+    frame = frame_for(bundle.graph)
+    for level in range(2):
+        assert np.array_equal(*(NumpyBackend(b).run(frame, level)["logits"] for b in (bundle, single)))
+
+
 # --- choosing a backend ----------------------------------------------------------------------------------------------
 
 
@@ -151,7 +162,8 @@ def fake_numba_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_numba_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_numba_backend(monkeypatch)
     bundle = bundle_for(conv_graph(3, 2, 3))
-    for asked, reason in (("auto", "numba is installed"), ("numba", "asked for")):
+    no_native = "native cannot run (No native kernels are installed)"
+    for asked, reason in (("auto", f"{no_native}; numba is installed"), ("numba", "asked for")):
         backend, why = choose_backend(asked, bundle)
         assert (backend.name, why) == ("numba", f"{reason}; kernels from a test")
     assert choose_backend("numpy", bundle)[0].name == "numpy"

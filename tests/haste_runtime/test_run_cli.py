@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import bundle_for, random_network
+from waiting import heed_ctrl_c
 
 import haste_runtime
 from haste_runtime import Session, cli
@@ -74,10 +75,11 @@ def test_infer_gives_the_five_best_classes_of_a_picture(
 ) -> None:
     arguments = ("infer", "net.haste", "picture.npy", "--level", str(level), "--backend", "numpy")
     answer = run_json(capsys, *arguments, "--json")
-    assert {k: answer[k] for k in ("bundle", "input", "backend", "level", "agreement")} == {
+    assert {k: answer[k] for k in ("bundle", "input", "backend", "dtype", "level", "agreement")} == {
         "bundle": "net.haste",
         "input": "picture.npy",
         "backend": "numpy",
+        "dtype": "fp32",
         "level": level,
         "agreement": None,
     }
@@ -166,7 +168,8 @@ def test_bench_measures_the_levels_asked_for(in_folder: Path, capsys: pytest.Cap
     assert answer["levels"][0]["flops_reduction_network"] != 0
     assert answer["peak_memory_mb"] > 1
     assert answer["init_ms"] > 0
-    assert (answer["backend"], answer["threads"], answer["input"]) == ("numpy", 1, "pink noise")
+    assert (answer["backend"], answer["dtype"], answer["threads"]) == ("numpy", "fp32", 1)
+    assert answer["input"] == "pink noise"
 
 
 def test_bench_shows_the_agreement_that_a_level_promises(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,8 +319,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What runs in the background of a script inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,24 @@ def two_by_two() -> Graph:
     b.conv("map", "a", 4, 5, 3)
     b.linear("vector", "b", 3, 2)
     return b.graph("map", "vector")
+
+
+def test_compiled_sessions_keep_weights_once(tmp_path: Path) -> None:
+    """Traced: what numpy allocates. The file's own order of the weights is not kept beside the packed one."""
+    path = tmp_path / "net.haste"
+    bundle = bundle_for(conv_graph(256, 256, 3, h=2, w=2))
+    write_bundle(path, bundle)
+    weights = sum(constant.nbytes for constant in bundle.graph.constants.values())
+    Session(path, backend="numba").close()  # compiles and imports whatever it needs
+    tracemalloc.start()
+    try:
+        with Session(path, backend="numba") as session:
+            held = tracemalloc.get_traced_memory()[0]
+            assert session.bundle.graph.constants == {}
+            assert session.bundle.classes == bundle.classes
+    finally:
+        tracemalloc.stop()
+    assert weights < held < 1.3 * (weights + bundle.arena_bytes) + (1 << 19)
 
 
 # --- arrays in, arrays out -------------------------------------------------------------------------------------------
@@ -429,6 +448,7 @@ def test_codes_and_groups_when_traced() -> None:
 def test_backend_and_reason() -> None:
     with opened() as session:
         assert (session.backend, session.backend_reason) == ("numpy", "asked for")
+        assert session.dtype == "fp32"
     with pytest.raises(BackendError):
         Session(bundle_for(conv_graph(3, 2, 3)), backend="tpu")
 

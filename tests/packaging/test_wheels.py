@@ -37,6 +37,7 @@ def test_wheels_hold_the_packages_and_nothing_else(wheels: dict[str, Path]) -> N
         assert {name.partition("/")[0].partition("-")[0] for name in files} == {package}
     packaged = [Path(name).stem for name in names["haste_edge"] if name.startswith("haste_edge/_targets/")]
     assert sorted(packaged) == BOARDS
+    assert "haste_runtime/simulation/devices/rpi4.sim" in names["haste_runtime"]
     assert {"haste_edge/demo/demo.safetensors", "haste_edge/demo/images.npz"} < set(names["haste_edge"])
 
 
