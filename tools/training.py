@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cifar10
+import small_maps
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -209,6 +210,8 @@ def train(recipe: Recipe, data: Data, out: Path, seed: int = 0, threads: int = 2
     torch.manual_seed(seed)
 
     model = recipe.network().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if bfloat16:
+        small_maps.in_place_of(model)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.SGD(
