@@ -120,7 +120,7 @@ def compile_model(
         that of ``preprocessing`` or, without one, the model's own.
 
     To try:
-        levels: above level 0. objective: "time" by the target's cost model, or "flops".
+        levels: above level 0; with 0, nothing is planned. objective: "time" by the target's cost model, or "flops".
         images: folder or .npz of pictures of your own, without labels, to plan with instead of noise.
         policy: "auto" (see `haste_edge.plan.make.make_plan`), "affine", "drop", "budget", "scaled", or the paper's
         "mean". patches: tile sides to try, instead of about 8 and 16.

@@ -39,7 +39,10 @@ def compile_(
     ] = "model",
     colour: Annotated[str, typer.Option(help="Order of the input's channels: RGB or BGR.")] = "RGB",
     classes: Annotated[Path | None, typer.Option(help="Text file with the name of a class in each line.")] = None,
-    levels: Annotated[int, typer.Option(min=1, max=255, help="Levels of compression above level 0.")] = 8,
+    levels: Annotated[
+        int,
+        typer.Option(min=0, max=255, help="Levels of compression above level 0; 0: the exact network alone, at once."),
+    ] = 8,
     objective: Annotated[
         str, typer.Option(help="What the ladder saves: time by the target's cost model, or flops.")
     ] = "time",

@@ -39,6 +39,7 @@ PICTURES = (6, 32)  # fewest and most that single layers are measured on
 END_PICTURES = (8, 64)  # fewest and most that show where the ladder ends, if they are synthetic
 LEVEL_PICTURES = (16, 128)  # fewest and most that levels are measured on
 WORK = 1.2e12  # multiply-adds that measuring single layers, and later levels, may take; decides on the pictures
+NONE_ASKED_FOR = "no level above 0 was asked for"
 SLOW_STEPS = 10  # of progress, for each time that levels are measured
 
 
@@ -78,7 +79,8 @@ def make_plan(
         graph: after the passes. preprocessing: how synthetic pictures are normalised.
         target: its cost model decides what merging costs in time.
         objective: "flops", or "time" (layers merge only where the target's cost model predicts that to be quicker).
-        levels: how many above level 0 at most; a network that can merge has at least 4 of them.
+        levels: how many above level 0 at most; a network that can merge has at least 4 of them. 0 is the exact network
+        alone, and nothing is measured.
 
     To try:
         pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only input, instead of synthetic
@@ -95,6 +97,8 @@ def make_plan(
     report = progress or (lambda what, done, total: None)
     shapes = check_graph(graph)
     candidates = find_candidates(graph, shapes, patches)
+    if levels == 0:
+        candidates = tuple(replace(c, patches=(), reason=c.reason or NONE_ASKED_FOR) for c in candidates)
     merging = [c for c in candidates if c.patches]
     cost_model = CostModel(target, FLOAT * graph.parameters(), winograd)
     if not merging:
@@ -154,8 +158,8 @@ def _check_request(
         raise PlanError(f"There is no objective {objective!r}.", f"Use one of {', '.join(OBJECTIVES)}.")
     if policy not in PLANNED_POLICIES:
         raise PlanError(f"There is no policy {policy!r}.", f"Use one of {', '.join(PLANNED_POLICIES)}.")
-    if levels < 1:
-        raise PlanError(f"A ladder with {levels} levels above level 0 is none.", "Ask for 1 or more; 8 is usual.")
+    if levels < 0:
+        raise PlanError(f"A ladder cannot have {levels} levels above level 0.", "Ask for 0 or more; 8 is usual.")
     if any(m < 1 for m in patches):
         raise PlanError(f"A patch has at least 1 output pixel a side, not {min(patches)}.", "8 and 16 are usual.")
     if pictures is None:

@@ -151,7 +151,7 @@ def test_compile_explains_each_layer(run: Run, tmp_path: Path) -> None:
         (("models_for_cli:network", "--input", "1x3x16x16", "--dtype", "int4"), 2, "fp32, fp16, int8"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--objective", "beauty"), 2, "flops, time"),
         (("models_for_cli:network", "--input", "1x3x16x16", "--classes", "nothing.txt"), 2, "class names"),
-        (("models_for_cli:network", "--input", "1x3x16x16", "--levels", "0"), 2, "levels"),
+        (("models_for_cli:network", "--input", "1x3x16x16", "--levels", "-1"), 2, "levels"),
         (("models_for_cli:Sine", "--input", "1x3x16x16"), 5, "sin"),
     ],
 )

@@ -239,11 +239,22 @@ def test_where_saving_time_spoils_the_network_flops_are_saved(
             assert all((variant.dense_above == 1.0) is (saved == "FLOPs") for variant in layer.variants)
 
 
+def test_without_levels_nothing_is_measured() -> None:
+    seen: list[str] = []
+    progress = lambda what, done, total: seen.append(what)  # noqa: E731
+    plan = make_plan(network(), Preprocessing(), load_target("rpi4"), levels=0, progress=progress).plan
+    usual = make_plan(network(), Preprocessing(), load_target("rpi4"), levels=1).plan
+    assert (len(plan.levels), seen) == (1, [])
+    assert [layer.node for layer in plan.layers] == [layer.node for layer in usual.layers]
+    assert any("asked for" in layer.reason for layer in plan.layers)
+    assert not any(layer.variants for layer in plan.layers)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"objective": "space"}, "objective"),
-        ({"levels": 0}, "levels"),
+        ({"levels": -1}, "levels"),
         ({"policy": "median"}, "policy"),
         ({"patches": (8, 0)}, "pixel"),
         ({"pictures": torch.zeros(2, 3, 8, 8)}, "shape"),
