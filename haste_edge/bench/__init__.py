@@ -3,7 +3,6 @@
 peers.py       who the others are, what each needs, which files it is given
 environments.py  a virtual environment for each, made on demand in the user's cache folder
 source.py      the network all of them are given, and how it gets into their formats
-processes.py   a process for each runtime, told in turn to run a burst of frames
 rounds.py      interleaved rounds: outputs compared, then time taken
 compare.py     all of that in order, with what could not take part and why
 report.py, plot.py   a table, and latency against accuracy

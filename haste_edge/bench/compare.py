@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 import haste_runtime
 from haste_edge.bench.environments import bench_folder, python_of
 from haste_edge.bench.peers import Peer, requirements
-from haste_edge.bench.processes import ProcessError, Worker, environment
 from haste_edge.bench.rounds import Contestant, largest_error, relative, summary
 from haste_edge.bench.source import FOREIGN, Source, export, save_program
 from haste_edge.compile import VerificationError
+from haste_edge.processes import ProcessError, Worker, environment
 from haste_runtime.bundle import Bundle
 from haste_runtime.cli.system import cpu
 from haste_runtime.errors import HasteError

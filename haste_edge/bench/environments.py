@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from haste_edge.bench import processes
+from haste_edge import processes
 from haste_runtime.cache import CACHE_VARIABLE
 from haste_runtime.errors import HasteError
 from haste_runtime.kernels.compile import cache_folder

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from haste_edge.bench.processes import ProcessError
+from haste_edge.processes import ProcessError
 
 WARM = 2  # frames at the beginning of a burst that are not counted: the last burst was another's
 FEWEST, MOST = 3, 400  # frames counted in a burst
 
 
 class Answers(Protocol):
-    """A `haste_edge.bench.processes.Worker`, or what a test puts in its place."""
+    """A `haste_edge.processes.Worker`, or what a test puts in its place."""
 
     def ask(self, **message: Any) -> dict[str, Any]: ...
 

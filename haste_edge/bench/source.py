@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from haste_edge import torch_graph
-from haste_edge.bench import processes
+from haste_edge import processes, torch_graph
 from haste_edge.bench.environments import alone
 from haste_edge.bench.peers import Export
 from haste_edge.errors import ModelError

@@ -62,7 +62,8 @@ def bench(
     torch.onnx, litert-torch or pnnx. Their outputs are compared with ours first. Whoever cannot take part is named.
     All compute in float32 on the same number of threads. Nothing is left running when this ends, however it ends.
     """
-    from haste_edge.bench import compare, peers, processes
+    from haste_edge import processes
+    from haste_edge.bench import compare, peers
     from haste_edge.bench.source import read_source
     from haste_runtime.bundle import read_bundle
 

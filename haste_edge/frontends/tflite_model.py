@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from haste_edge.bench import processes
+from haste_edge import processes
 from haste_edge.errors import ModelError, Refusal
 from haste_edge.frontends import tflite_process
 from haste_edge.frontends.builder import printable

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from haste_edge import cli
+from haste_edge import cli, processes
 from haste_edge import compile as compiler
-from haste_edge.bench import compare, environments, peers, processes, rounds
+from haste_edge.bench import compare, environments, peers, rounds
 from haste_edge.bench.foreign.worker import load_adapter
 from haste_edge.bench.peers import Export, Peer
 from haste_edge.bench.plot import save_comparison_plot
@@ -182,7 +182,7 @@ def test_a_worker_that_does_not_answer_is_given_up(folder: Path, tmp_path: Path)
 def test_a_worker_ends_when_its_parent_is_killed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "told.txt").write_text("well")
     script = (
-        "import sys, time; from pathlib import Path; from haste_edge.bench import processes\n"
+        "import sys, time; from pathlib import Path; from haste_edge import processes\n"
         f"one = processes.Worker([sys.executable, {str(FOREIGN / 'worker.py')!r}, {str(folder / 'adapter.py')!r}, "
         f"{str(tmp_path)!r}, '1'], Path({str(tmp_path / 'log')!r}), processes.environment())\n"
         "print(one._process.pid, flush=True); time.sleep(60)\n"

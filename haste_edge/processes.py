@@ -28,7 +28,7 @@ TAIL = 65536  # bytes of a log that are searched for a reason
 
 
 class ProcessError(HasteError, RuntimeError):
-    """A process that was started for a comparison failed; the message is its reason in a line."""
+    """A process that was started failed; the message is its reason in a line."""
 
 
 def environment(threads: int = 1, path: Path | None = None) -> dict[str, str]:
