@@ -8,7 +8,6 @@ as it was.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +28,9 @@ from haste_edge.passes import name_outputs, run_passes
 from haste_edge.plan import explain, make_plan
 from haste_edge.targets import Target, load_target
 from haste_edge.unlabelled import load_unlabelled
+from haste_edge.writing import check_place, replacing
 from haste_runtime import Session
 from haste_runtime.bundle import STORAGE, Bundle, inspect_bundle, stored, write_bundle
-from haste_runtime.bundle_errors import BundleWriteError
 from haste_runtime.errors import HasteError, InputError
 from haste_runtime.graph import Graph, Shape
 from haste_runtime.memory import arena_bytes
@@ -144,7 +143,7 @@ def compile_model(
         yield
         seconds[name] = time.perf_counter() - started
 
-    _check_place(out)
+    check_place(out)
     board = target if isinstance(target, Target) else load_target(target)
     layout = layout or ("model" if preprocessing is None else preprocessing.layout)
     with step("load", "Loading the model"):
@@ -176,8 +175,7 @@ def compile_model(
         projections=made.projections,
         importance=made.importance,
     )
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with replacing(out) as partial:
         with step("write", "Writing the bundle"):
             write_bundle(partial, bundle)
         with step("verify", "Reading it back, and comparing the runtime with the original"):
@@ -186,9 +184,6 @@ def compile_model(
                 rounded = _run_graph(stored(bundle).graph, inputs)
                 rounding_error, wanted = difference(wanted, rounded), rounded
             largest_error = compare(wanted, _run_bundle(partial, inputs), tolerance, "The bundle, read back and run,")
-        _rename(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return CompileReport(
         path=out,
         source=loaded.source,
@@ -202,13 +197,6 @@ def compile_model(
 
 
 # --- before anything takes long --------------------------------------------------------------------------------------
-
-
-def _check_place(out: Path) -> None:
-    if out.is_dir():
-        raise BundleWriteError(f"{out} is a folder.", "Give the name of the file to write, as in -o net.haste.")
-    if not out.parent.is_dir():
-        raise BundleWriteError(f"The folder {out.parent} does not exist.", f"Make it: mkdir -p {out.parent}")
 
 
 def _load(
@@ -325,17 +313,3 @@ def _run_bundle(path: Path, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
             return session.run(inputs)
         outputs = session.run({k: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for k, x in inputs.items()})
         return {k: y.transpose(0, 3, 1, 2) if y.ndim == 4 else y for k, y in outputs.items()}
-
-
-def _rename(partial: Path, out: Path) -> None:
-    """Durable once this returns: the folder is synced too, where the system can."""
-    try:
-        os.replace(partial, out)
-    except OSError as error:
-        raise BundleWriteError(f"{out} could not be written ({error.strerror}).") from error
-    if os.name == "posix":
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -8,7 +8,6 @@ As with `haste_edge.compile`, the file appears under its name only after the las
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from haste_edge.compile import CHECK_FRAMES, TOLERANCE, VerificationError, diffe
 from haste_edge.errors import Refusal, UnsupportedModelError
 from haste_edge.exports.onnx_nodes import RULES
 from haste_edge.exports.onnx_writer import Writer
+from haste_edge.writing import check_place, replacing
 from haste_runtime import Session
 from haste_runtime.bundle import Bundle, read_bundle
-from haste_runtime.bundle_errors import BundleWriteError
 from haste_runtime.graph import Graph
 from haste_runtime.weights import float_graph
 
@@ -69,22 +68,13 @@ def export_onnx(path: Path, out: Path) -> ExportReport:
     Raises BundleError for the bundle, UnsupportedModelError where an operator has no rule or the weights are too large
     for a file, VerificationError where the file does not compute what the bundle does, and BundleWriteError.
     """
-    if out.is_dir() or not out.parent.is_dir():
-        raise BundleWriteError(f"{out} is no file in a folder that exists.", "Give another name with -o.")
-    if out.exists() and path.exists() and out.samefile(path):
-        raise BundleWriteError(f"{out} is the bundle itself.", "Give another name with -o.")
+    check_place(out, path)
     bundle = read_bundle(path)
     model = onnx_model(bundle)
     data = model.SerializeToString(deterministic=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with replacing(out) as partial:
         partial.write_bytes(data)
         runtime, largest_error = prove(partial, bundle)
-        os.replace(partial, out)
-    except OSError as error:
-        raise BundleWriteError(f"{out} could not be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return ExportReport(out, path, runtime, largest_error, TOLERANCE, OPSET, len(model.graph.node), len(data))
 
 
