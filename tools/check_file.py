@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from haste_edge.frontends import load_model
+from haste_edge.frontends import LoadedModel, load_model
 from haste_edge.unlabelled import load_unlabelled
 from haste_runtime import Session
 
@@ -26,11 +26,8 @@ GROUP = 50  # pictures that the file is run on at once
 Outputs = list[NDArray[np.float32]]  # (pictures, ...) each
 
 
-def of_the_file(model: Path, shape: tuple[int, ...], x: NDArray[np.float32]) -> Outputs:
-    """x: (N, C, H, W)."""
-    loaded = load_model(str(model))
-    if loaded.graph.inputs[0].shape != shape or len(loaded.graph.inputs) != 1:
-        raise SystemExit(f"{model} takes other inputs than the bundle.")
+def of_the_file(loaded: LoadedModel, x: NDArray[np.float32]) -> Outputs:
+    """What the original itself computes. x: (N, C, H, W)."""
     groups = np.array_split(x, -(-len(x) // GROUP))
     answers = [loaded.reference(torch.from_numpy(group)) for group in track(groups, "the file itself")]
     parts = [[a] if isinstance(a, torch.Tensor) else list(a) for a in answers]
@@ -41,7 +38,7 @@ def of_the_bundle(session: Session, x: NDArray[np.float32]) -> Outputs:
     """Channels first, too."""
     last = session.bundle.preprocessing.layout == "NHWC"
     outputs: list[list[NDArray[np.float32]]] = []
-    for frame in track(x, f"level {session.level}"):
+    for frame in track(x, f"level {session.level}", disable=len(x) == 1):
         answer = session.run(frame[np.newaxis].transpose(0, 2, 3, 1) if last else frame[np.newaxis])
         values = list(answer.values()) if isinstance(answer, dict) else [answer]
         outputs.append([y.transpose(0, 3, 1, 2) if last and y.ndim == 4 else y for y in values])
@@ -60,7 +57,10 @@ def main() -> None:
     with Session(options.bundle, options.backend) as session:
         shape, preprocessing = session.bundle.graph.inputs[0].shape, session.bundle.preprocessing
         x = load_unlabelled(options.pictures, shape, preprocessing)[: options.limit].numpy()
-        wanted = of_the_file(options.model, shape, x)
+        loaded = load_model(str(options.model))
+        if [value.shape for value in loaded.graph.inputs] != [shape]:
+            raise SystemExit(f"{options.model} takes other inputs than the bundle.")
+        wanted = of_the_file(loaded, x)
         for level in range(len(session.bundle.plan.levels)):
             session.level = level
             for name, file, ours in zip(session.bundle.graph.outputs, wanted, of_the_bundle(session, x), strict=True):
