@@ -183,7 +183,7 @@ def compile_model(
             if dtype != "fp32":  # the original with its weights rounded is what the runtime must compute
                 rounded = _run_graph(stored(bundle).graph, inputs)
                 rounding_error, wanted = difference(wanted, rounded), rounded
-            largest_error = compare(wanted, _run_bundle(partial, inputs), tolerance, "The bundle, read back and run,")
+            largest_error = compare(wanted, run_bundle(partial, inputs), tolerance, "The bundle, read back and run,")
     return CompileReport(
         path=out,
         source=loaded.source,
@@ -306,9 +306,9 @@ def _run_graph(graph: Graph, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.numpy() for name, tensor in run.outputs.items()}
 
 
-def _run_bundle(path: Path, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-    """Level 0 in the runtime's reference backend, outputs in the graph's layout."""
-    with Session(path, backend="numpy") as session:
+def run_bundle(bundle: Path | Bundle, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    """Level 0 in the runtime's reference backend, inputs and outputs in the graph's layout."""
+    with Session(bundle, backend="numpy") as session:
         if session.bundle.preprocessing.layout == "NCHW":
             return session.run(inputs)
         outputs = session.run({k: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for k, x in inputs.items()})

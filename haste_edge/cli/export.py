@@ -54,7 +54,7 @@ def export(
         return
     from haste_edge.cli.tables import size
 
-    print(f"{report.path}: {size(report.bytes)}, {report.nodes} nodes of operator set {report.opset}")
+    print(f"{report.path}: {size(report.bytes)}, {report.nodes} nodes of {report.version}")
     print(
         f"largest error in {report.runtime} against level 0 of {bundle}: {report.largest_error:.1e} of the largest "
         f"output (allowed: {report.tolerance:.0e})"

@@ -249,7 +249,7 @@ def test_a_wrong_file_is_caught_and_the_old_one_stays(
     assert (tmp_path / "net.haste").read_text() == "the old one"
 
 
-@pytest.mark.parametrize("where", ["make_plan", "write_bundle", "_run_bundle", "writing.os.replace"])
+@pytest.mark.parametrize("where", ["make_plan", "write_bundle", "run_bundle", "writing.os.replace"])
 @pytest.mark.parametrize("what", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_compile_leaves_the_folder_as_it_was(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, where: str, what: type[BaseException]

@@ -23,6 +23,7 @@ from onnx_models import assert_close, channels_first, channels_last, load, on_gr
 from haste_edge import cli
 from haste_edge.compile import VerificationError
 from haste_edge.errors import UnsupportedModelError
+from haste_edge.exports import export as exporting
 from haste_edge.exports import onnx_model, onnx_nodes
 from haste_edge.exports.onnx_model import export_onnx
 from haste_edge.exports.onnx_nodes import RULES
@@ -406,7 +407,7 @@ def test_a_rule_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-@pytest.mark.parametrize("where", ["exports.onnx_model.prove", "writing.os.replace"])
+@pytest.mark.parametrize("where", ["exports.export.prove", "writing.os.replace"])
 def test_an_export_that_ends_early_leaves_the_folder_as_it_was(
     where: str, error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,7 +437,7 @@ def test_places_that_cannot_be_written(out: str, tmp_path: Path) -> None:
 
 def test_weights_that_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle: Bundle = bundle_for(random_network(1), dtype="fp16")
-    monkeypatch.setattr(onnx_model, "MOST_BYTES", onnx_model.ROOM + 1000)
+    monkeypatch.setattr(exporting, "MOST_BYTES", exporting.ROOM + 1000)
     with pytest.raises(UnsupportedModelError, match="2 GB"):
         onnx_model.onnx_model(bundle)
 
