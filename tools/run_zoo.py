@@ -30,10 +30,10 @@ from typing import Any
 
 from zoo_members import BY_NAME, MEMBERS, Member
 
-from haste_edge.bench import processes
+from haste_edge import processes
 from haste_edge.bench.compare import machine
 from haste_edge.bench.environments import bench_folder, python_of
-from haste_edge.bench.processes import ProcessError
+from haste_edge.processes import ProcessError
 from haste_runtime.errors import HasteError
 
 TOOLS = Path(__file__).resolve().parent
