@@ -104,9 +104,18 @@ def with_manifest(good: bytes, **changes: object) -> bytes:
     return put_together(header, {"haste": seal(manifest)}, data)
 
 
-def as_version_3(good: bytes) -> bytes:
-    """The file as version 3 would have it: the same without the key that is new in version 4."""
+def as_version_4(good: bytes) -> bytes:
+    """The file as version 4 would have it: the same without the keys that are new in version 5."""
     header, manifest, data = take_apart(good)
+    manifest["format_version"] = 4
+    for key in ("fit", "crop", "fill"):
+        del manifest["preprocessing"][key]
+    return put_together(header, {"haste": seal(manifest)}, data)
+
+
+def as_version_3(good: bytes) -> bytes:
+    """The file as version 3 would have it: the same without the keys that are new in versions 4 and 5."""
+    header, manifest, data = take_apart(as_version_4(good))
     manifest["format_version"] = 3
     for layer in manifest["plan"]["layers"]:
         for variant in layer["variants"]:
@@ -115,7 +124,7 @@ def as_version_3(good: bytes) -> bytes:
 
 
 def as_version_2(good: bytes) -> bytes:
-    """The file as version 2 would have it: the same without the keys that are new in versions 3 and 4."""
+    """The file as version 2 would have it: the same without the keys that are new in versions 3 to 5."""
     header, manifest, data = take_apart(as_version_3(good))
     manifest["format_version"] = 2
     for layer in manifest["plan"]["layers"]:
@@ -125,7 +134,7 @@ def as_version_2(good: bytes) -> bytes:
 
 
 def as_version_1(good: bytes) -> bytes:
-    """The file as version 1 would have it: the same without the keys that are new in versions 2 to 4."""
+    """The file as version 1 would have it: the same without the keys that are new in versions 2 to 5."""
     header, manifest, data = take_apart(as_version_2(good))
     manifest["format_version"] = 1
     for layer in manifest["plan"]["layers"]:

@@ -24,6 +24,7 @@ from haste_runtime import Session  # noqa: E402
 from haste_runtime.bundle import FORMAT_VERSION, stored, write_bundle  # noqa: E402
 from haste_runtime.memory import arena_bytes  # noqa: E402
 from haste_runtime.plan import POLICIES, LayerPlan  # noqa: E402
+from haste_runtime.preprocessing import Preprocessing  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -42,7 +43,8 @@ def _dense_above(layer: LayerPlan) -> LayerPlan:
 
 def freeze(folder: Path) -> None:
     """net.haste: a network with every operator, int8 weights, every policy, both of Winograd's algorithms,
-    layers that stay dense above some shares of channels; samples.npz: x, and at each level outputs, codes and groups.
+    layers that stay dense above some shares of channels, pictures that lie in a grey frame; samples.npz: x, and at each
+    level outputs, codes and groups.
     """
     graph = random_network(11)
     draft = bundle_for(
@@ -60,7 +62,8 @@ def freeze(folder: Path) -> None:
     )
     layers = tuple(_dense_above(_by_winograd(layer)) for layer in draft.plan.layers)
     plan, classes = replace(draft.plan, layers=layers, levels=levels), tuple(f"class {i}" for i in range(5))
-    bundle = stored(replace(draft, plan=plan, classes=classes, arena_bytes=arena_bytes(graph, plan, 4)))
+    draft = replace(draft, plan=plan, classes=classes, arena_bytes=arena_bytes(graph, plan, 4))
+    bundle = stored(replace(draft, preprocessing=Preprocessing((0.5,), (0.25,), fit="contain", fill=114.0)))
     x = alike_channels(np.random.default_rng(0), (3, *graph.inputs[0].shape))
     arrays: dict[str, Any] = {"x": x}
     with Session(bundle, "numpy", trace=True) as session:

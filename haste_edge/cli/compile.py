@@ -12,7 +12,7 @@ from haste_edge.cli.common import Debug, Json, Reporter, numbers
 from haste_runtime.bundle import STORAGE
 from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
-from haste_runtime.preprocessing import COLOURS, LAYOUTS, Preprocessing
+from haste_runtime.preprocessing import COLOURS, FITS, LAYOUTS, Preprocessing
 
 
 def compile_(
@@ -38,6 +38,17 @@ def compile_(
         str, typer.Option(help="Layout of the arrays you will run it on: NCHW, NHWC, or model for the model's own.")
     ] = "model",
     colour: Annotated[str, typer.Option(help="Order of the input's channels: RGB or BGR.")] = "RGB",
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="How pictures come to the input's size: cover (resized, the middle cut out), stretch, or contain (all "
+            "of the picture, the rest filled)."
+        ),
+    ] = "cover",
+    crop: Annotated[
+        float, typer.Option(help="Share of height and width that is kept: 0.875 resizes to 256 and keeps 224.")
+    ] = 1.0,
+    fill: Annotated[float, typer.Option(help="With --fit contain: value of the pixels beside it, 0..255.")] = 0.0,
     classes: Annotated[Path | None, typer.Option(help="Text file with the name of a class in each line.")] = None,
     levels: Annotated[
         int,
@@ -78,6 +89,9 @@ def compile_(
         std=numbers(std, "The std"),
         scale=scale,
         colour=one_of(colour.upper(), COLOURS, "--colour"),
+        fit=one_of(fit, FITS, "--fit"),
+        crop=crop,
+        fill=fill,
     )
     names = () if classes is None else read_classes(classes)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,12 +39,19 @@ def inspect_(
     print(f"memory:    {', '.join(f'{part} {size(sizes[part])}' for part in parts)}")
     print(
         f"pictures:  {preprocessing['colour']} / {preprocessing['scale']:g}, "
-        f"mean {numbers(preprocessing['mean'])}, std {numbers(preprocessing['std'])}, {preprocessing['layout']}"
+        f"mean {numbers(preprocessing['mean'])}, std {numbers(preprocessing['std'])}, {preprocessing['layout']}; "
+        f"{sizing(preprocessing)}"
     )
     print(f"classes:   {', '.join(summary['classes']) or 'not named'}")
     print(f"checksums: {', '.join(f'{part} {state}' for part, state in summary['checksums'].items())}")
     print_layers(summary)
     print_levels(summary)
+
+
+def sizing(preprocessing: Mapping[str, Any]) -> str:
+    """How pictures come to the input's size, in words."""
+    fit, crop, fill = (preprocessing[key] for key in ("fit", "crop", "fill"))
+    return fit + (f", filled with {fill:g}" if fit == "contain" else f", {crop:g} of it" if crop < 1 else "")
 
 
 def numbers(values: list[float]) -> str:

@@ -125,8 +125,11 @@ class Subject:
             error = ROUNDING[bundle.dtype]
             if not np.allclose(weight, theirs, rtol=error, atol=error * float(np.abs(weight).max(initial=0.0))):
                 raise StudyError(f"The bundle {name} has other weights in its layer {node.name!r}.", hint)
-        if replace(bundle.preprocessing, layout="NCHW") != self.preprocessing:
-            p = bundle.preprocessing
+        p, ours = (
+            bundle.preprocessing,
+            self.preprocessing,
+        )  # how pictures come to their size is the study's own business
+        if replace(p, layout="NCHW", fit=ours.fit, crop=ours.crop, fill=ours.fill) != ours:
             raise StudyError(
                 f"The bundle {name} was made for pictures of mean {p.mean}, std {p.std}, scale {p.scale:g} and colours "
                 f"{p.colour}, not for those of this study.",

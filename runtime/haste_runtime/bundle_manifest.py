@@ -16,7 +16,7 @@ from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 
-FORMAT_VERSION = 4  # what is written
+FORMAT_VERSION = 5  # what is written
 OLDEST_VERSION = 1  # what is still read
 STORAGE = {"fp32": "F32", "fp16": "F16", "int8": "I8"}  # of weights; all other constants are F32
 SINCE = {"int8": 3}  # the version that brought a dtype, where it was not the first
@@ -241,7 +241,7 @@ def decode(manifest: Mapping[str, Any], path: str) -> tuple[Bundle, dict[str, Te
     bundle = Bundle(
         graph=_decode_graph(top.object("graph", "inputs outputs nodes")),
         plan=_decode_plan(top, version),
-        preprocessing=_decode_preprocessing(top.object("preprocessing", "mean std scale layout colour")),
+        preprocessing=_decode_preprocessing(top, version),
         classes=top.texts("classes"),
         target=top.text("target"),
         dtype=dtype,
@@ -253,7 +253,10 @@ def decode(manifest: Mapping[str, Any], path: str) -> tuple[Bundle, dict[str, Te
     return bundle, tensors
 
 
-def _decode_preprocessing(fields: Fields) -> Preprocessing:
+def _decode_preprocessing(top: Fields, version: int) -> Preprocessing:
+    """Versions up to 4 knew only pictures that cover the input whole."""
+    sizes = version > 4
+    fields = top.object("preprocessing", "mean std scale layout colour" + " fit crop fill" * sizes)
     try:
         return Preprocessing(
             mean=fields.numbers("mean"),
@@ -261,6 +264,9 @@ def _decode_preprocessing(fields: Fields) -> Preprocessing:
             scale=fields.number("scale"),
             layout=fields.text("layout"),
             colour=fields.text("colour"),
+            fit=fields.text("fit") if sizes else "cover",
+            crop=fields.number("crop") if sizes else 1.0,
+            fill=fields.number("fill") if sizes else 0.0,
         )
     except InputError as error:
         raise errors.ManifestError(f"{fields.path}: manifest.preprocessing is wrong. {error.message}") from None

@@ -1,7 +1,7 @@
 """From a picture to the network's input, with numpy alone; Pillow is used to decode image files, where it is installed.
 
-A picture is a uint8 array ``(H, W, 3)``, RGB. A picture of another size than the network's is resized so that it just
-covers the network's map (its aspect ratio kept), and the middle is cut out; one of the right size is not touched.
+A picture is a uint8 array ``(H, W, 3)``, RGB. One of another size than the network's is brought to it as
+`Preprocessing` says (`fitted`); one of the right size is not touched, because it was cut out by whoever made it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("NCHW", "NHWC")
 COLOURS = ("RGB", "BGR")
+FITS = ("cover", "stretch", "contain")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, for networks with one input channel
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the source model wants its pictures: ``(x / scale - mean) / std``, per channel.
+    """How the source model wants its pictures: brought to its size, then ``(x / scale - mean) / std``, per channel.
 
     mean, std: one number per channel or one for all, in the order of the network's channels (that is, after `colour`).
     scale: what pixel values are divided by first. layout: of the source model's input. colour: order of its channels.
-    Raises InputError for numbers that are not finite or divide by zero.
+    fit: "cover" (resized, aspect ratio kept, until it just covers the input, and the middle cut out), "stretch" (to the
+    input's height and width, whatever that does to its shape) or "contain" (the whole picture, aspect ratio kept, in
+    the middle of an input whose other pixels have the value ``fill``, 0 to 255). crop: of a picture that covers or is
+    stretched, the share of height and width that is kept: 0.875 resizes to 256 and keeps 224.
+    Raises InputError for numbers that are not finite, divide by zero or are out of range.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -37,6 +42,9 @@ class Preprocessing:
     scale: float = 255.0
     layout: str = "NCHW"
     colour: str = "RGB"
+    fit: str = "cover"
+    crop: float = 1.0
+    fill: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
@@ -47,6 +55,15 @@ class Preprocessing:
             raise InputError(f"Layout {self.layout!r} is not one of {', '.join(LAYOUTS)}.")
         if self.colour not in COLOURS:
             raise InputError(f"Colour order {self.colour!r} is not one of {', '.join(COLOURS)}.")
+        if self.fit not in FITS:
+            raise InputError(f"Fit {self.fit!r} is not one of {', '.join(FITS)}.")
+        if not 0 < self.crop <= 1 or (self.fit == "contain" and self.crop != 1):
+            raise InputError(
+                f"A crop of {self.crop:g} makes no sense with the fit {self.fit!r}.",
+                'It is the share that is kept, above 0 and at most 1; with "contain" the whole picture is.',
+            )
+        if not 0 <= self.fill <= 255:
+            raise InputError(f"A fill of {self.fill:g} is no pixel's value.", "Pixels go from 0 to 255.")
 
 
 def image_to_input(image: NDArray[Any], shape: Sequence[int], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -84,7 +101,7 @@ def images_to_inputs(images: NDArray[Any], shape: Sequence[int], preprocessing: 
     else:
         x = np.zeros((len(images), height, width, 3), np.float32)
         for frame, image in zip(x, images, strict=True):
-            frame[:] = cover(image, height, width)
+            frame[:] = fitted(image, height, width, preprocessing)
     if channels == 1:
         x = (x * np.array(LUMA, np.float32)).sum(-1, keepdims=True)
     elif preprocessing.colour == "BGR":
@@ -95,13 +112,39 @@ def images_to_inputs(images: NDArray[Any], shape: Sequence[int], preprocessing: 
     return np.ascontiguousarray(x if preprocessing.layout == "NHWC" else x.transpose(0, 3, 1, 2))
 
 
-def cover(image: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
-    """Resize (H, W, C), aspect ratio kept, until it just covers ``height`` x ``width``, and cut out the middle.
+def fitted(image: NDArray[Any], height: int, width: int, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """(H, W, C) as the fit, crop and fill of ``preprocessing`` say. Returns float32 (height, width, C).
 
     Bilinear with pixel centres aligned; when shrinking, the filter is widened by the factor, so that every source pixel
-    counts (as Pillow's BILINEAR does it). Returns float32 (height, width, C).
+    counts (as Pillow's BILINEAR does it).
     """
-    factor = max(height / image.shape[0], width / image.shape[1])
+    if preprocessing.fit == "cover":
+        return cover(image, height, width, preprocessing.crop)
+    sizes = (height, width)
+    if preprocessing.fit == "stretch":
+        x = image
+        for axis, size in enumerate(sizes):
+            resized = round(size / preprocessing.crop)
+            x = _resample(x, axis, resized, (resized - size) // 2, size)
+        return x.astype(np.float32)
+    factor = min(size / length for size, length in zip(sizes, image.shape[:2], strict=True))
+    x = image
+    places = []
+    for axis, size in enumerate(sizes):
+        resized = max(1, min(size, round(image.shape[axis] * factor)))
+        x = _resample(x, axis, resized, 0, resized)
+        places.append(slice((size - resized) // 2, (size - resized) // 2 + resized))
+    whole = np.full((height, width, image.shape[2]), preprocessing.fill, np.float32)
+    whole[tuple(places)] = x
+    return whole
+
+
+def cover(image: NDArray[Any], height: int, width: int, crop: float = 1.0) -> NDArray[np.float32]:
+    """Resize (H, W, C), aspect ratio kept, until ``crop`` of it just covers ``height`` x ``width``; cut out the middle.
+
+    Returns float32 (height, width, C), resampled as `fitted` says.
+    """
+    factor = max(round(height / crop) / image.shape[0], round(width / crop) / image.shape[1])
     x = image
     for axis, size in ((0, height), (1, width)):
         resized = max(size, round(image.shape[axis] * factor))

@@ -26,7 +26,7 @@ def test_frozen_outputs(folder: Path, backend: str) -> None:
         Session(folder / "net.haste", backend, trace=True) as session,
         np.load(folder / "samples.npz") as samples,
     ):
-        assert len(session.levels) == {"bundle_v1": 4, "bundle_v4": 9}.get(folder.name, 7)
+        assert len(session.levels) == {"bundle_v1": 4, "bundle_v4": 9, "bundle_v5": 9}.get(folder.name, 7)
         for level in session.levels:
             session.level = level.number
             y, expected = session.run(samples["x"]), samples[f"level {level.number}"]
@@ -65,6 +65,9 @@ def test_frozen_plans(folder: Path) -> None:
         "bundle_v2": ("fp16", direct, *later),
         "bundle_v3": ("int8", every, *later),
         "bundle_v4": ("int8", every, set(POLICIES), {0.0, 0.1, 0.3, 1.0, 0.75}, [*agreed, 70.0, 60.0]),
+        "bundle_v5": ("int8", every, set(POLICIES), {0.0, 0.1, 0.3, 1.0, 0.75}, [*agreed, 70.0, 60.0]),
     }[folder.name]
     shares = {variant["dense_above"] for layer in summary["layers"] for variant in layer["variants"]}
-    assert shares == ({0.25, 0.5, 0.75} if folder.name == "bundle_v4" else {1.0})
+    assert shares == ({0.25, 0.5, 0.75} if folder.name >= "bundle_v4" else {1.0})
+    preprocessing = [summary["preprocessing"][key] for key in ("fit", "crop", "fill")]
+    assert preprocessing == (["contain", 1.0, 114.0] if folder.name >= "bundle_v5" else ["cover", 1.0, 0.0])

@@ -112,7 +112,8 @@ def test_compile_says_what_rounding_changes_and_costs(run: Run, tmp_path: Path) 
 
 def test_compile_prints_json_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\nb b\nc\nd\n[e]\n\n")
-    options = ("--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.1", "--scale", "1", "--colour", "bgr", "--dtype", "fp16")
+    options = ("--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.1", "--scale", "1", "--colour", "bgr")
+    options += ("--crop", "0.875", "--dtype", "fp16")
     more = ("--classes", str(tmp_path / "classes.txt"), "--target", "rpi4", "--objective", "time", "--levels", "4")
     code, printed, said = run(*COMPILE, "-o", str(tmp_path / "n.haste"), *options, *more, "--explain", "--json")
     assert code == 0
@@ -127,6 +128,9 @@ def test_compile_prints_json_alone(run: Run, tmp_path: Path) -> None:
         "scale": 1.0,
         "layout": "NCHW",
         "colour": "BGR",
+        "fit": "cover",
+        "crop": 0.875,
+        "fill": 0.0,
     }
     assert "reason" in said  # the plan's table, as --explain asks for
 

@@ -360,6 +360,7 @@ def test_a_file_takes_and_gives_what_a_session_does(dtype: str, layout: str, tmp
     said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert said == {
         **{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "scale": 127.5, "layout": layout, "colour": "BGR"},
+        **{"fit": "cover", "crop": 1.0, "fill": 0.0},
         **{"classes": ["a", "b", "ç", "d", "e"], "made_by": "tests"},
     }
 

@@ -43,7 +43,7 @@ def full_bundle(dtype: str = "fp32") -> Bundle:
             levels=tuple(replace(level, agreement=a) for level, a in levels),
             objective="time",
         ),
-        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 1 / 3), 1.5, "NHWC", "BGR"),
+        preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 1 / 3), 1.5, "NHWC", "BGR", "stretch", 0.9, 7.5),
         classes=("crème brûlée", "dog", "cat", "猫", "a b"),
         target="rpi4",
         arena_bytes=123456,
@@ -206,7 +206,7 @@ def test_any_safetensors_tool_reads_it(tmp_path: Path, dtype: str) -> None:
     digest, text = metadata.split(" ", 1)
     assert hashlib.sha256(text.encode()).hexdigest() == digest
     manifest = json.loads(text)
-    assert manifest["format_version"] == FORMAT_VERSION == 4
+    assert manifest["format_version"] == FORMAT_VERSION == 5
     expected = {**bundle.graph.constants, **bundle.importance}
     expected |= {name: pack(projection) for name, projection in bundle.projections.items()}
     assert set(tensors) == set(expected) == set(manifest["tensors"])

@@ -126,7 +126,7 @@ DAMAGE: list[tuple[str, Damage, type[BundleFileError], str]] = [
         "the manifest has the key 'dtype' twice",
     ),
     # the version
-    ("newer", in_manifest(format_version=5), e.NewerVersionError, "format 5 (made by tests)"),
+    ("newer", in_manifest(format_version=6), e.NewerVersionError, "format 6 (made by tests)"),
     ("much newer", lambda g: with_text(g, lambda t: '{"format_version":99}'), e.NewerVersionError, "format 99;"),
     ("older", in_manifest(format_version=0), e.OlderVersionError, "format 0 (made by tests)"),
     ("keys of another", in_manifest(format_version=2), e.ManifestError, "layers[0] has unknown keys ['algorithm']"),

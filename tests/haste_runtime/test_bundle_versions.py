@@ -12,6 +12,7 @@ from bundle_parts import (
     as_version_1,
     as_version_2,
     as_version_3,
+    as_version_4,
     change,
     put_together,
     refused,
@@ -22,6 +23,7 @@ from bundle_parts import (
 from haste_runtime import bundle_errors as e
 from haste_runtime.bundle import FORMAT_VERSION, inspect_bundle, read_bundle, write_bundle
 from haste_runtime.bundle_container import seal
+from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.session import Session
 
 
@@ -100,7 +102,17 @@ def test_version_3_merges_whatever_is_kept(tmp_path: Path) -> None:
     assert (ours.format_version, ours.plan) == (3, bundle_for(random_network(3), (2, 4), 9).plan)
 
 
-OLDER = {1: as_version_1, 2: as_version_2, 3: as_version_3}
+def test_version_4_covers_the_input_with_whole_pictures(tmp_path: Path) -> None:
+    bundle = bundle_for(random_network(3), (2, 4), 9)
+    other = replace(bundle, preprocessing=Preprocessing(fit="contain", fill=114.0))
+    write_bundle(tmp_path / "newer.haste", other)
+    assert read_bundle(tmp_path / "newer.haste").preprocessing == other.preprocessing
+    (tmp_path / "older.haste").write_bytes(as_version_4((tmp_path / "newer.haste").read_bytes()))
+    ours = read_bundle(tmp_path / "older.haste")
+    assert (ours.format_version, ours.preprocessing) == (4, Preprocessing())
+
+
+OLDER = {1: as_version_1, 2: as_version_2, 3: as_version_3, 4: as_version_4}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +125,9 @@ OLDER = {1: as_version_1, 2: as_version_2, 3: as_version_3}
         (2, "plan.layers.0.algorithm"),
         (2, "plan.layers.0.variants.0.algorithm"),
         (3, "plan.layers.0.variants.0.dense_above"),
+        (4, "preprocessing.fit"),
+        (4, "preprocessing.crop"),
+        (4, "preprocessing.fill"),
     ],
 )
 def test_older_versions_know_no_newer_key(newer: bytes, tmp_path: Path, version: int, keys: str) -> None:

@@ -16,6 +16,7 @@ from haste_runtime.errors import InputError
 from haste_runtime.preprocessing import (
     Preprocessing,
     cover,
+    fitted,
     image_to_input,
     images_to_inputs,
     read_image,
@@ -92,16 +93,70 @@ def test_resizing_is_pillows_bilinear_on_the_short_side_then_the_middle(
     factor = max(wanted[0] / size[0], wanted[1] / size[1])
     height, width = (max(w, round(s * factor)) for w, s in zip(wanted, size, strict=True))
     top, left = (height - wanted[0]) // 2, (width - wanted[1]) // 2
-    planes = [Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(3)]
-    expected = np.stack([np.asarray(p.resize((width, height), Image.Resampling.BILINEAR)) for p in planes], -1)
     got = cover(image, *wanted)
     assert got.shape == (*wanted, 3)
-    assert np.allclose(got, expected[top : top + wanted[0], left : left + wanted[1]], atol=0.01)
+    assert np.allclose(got, resized(image, height, width)[top : top + wanted[0], left : left + wanted[1]], atol=0.01)
 
 
-def test_the_right_size_is_not_touched() -> None:
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """By Pillow, (height, width, 3)."""
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(3)]
+    return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BILINEAR)) for p in planes], -1)
+
+
+@given(size=SIZES, wanted=SIZES, crop=st.sampled_from([1.0, 0.875, 0.5]), seed=st.integers(0, 99))
+def test_a_crop_is_the_middle_of_a_larger_picture(
+    size: tuple[int, int], wanted: tuple[int, int], crop: float, seed: int
+) -> None:
+    image = picture(*size, seed)
+    larger = [round(w / crop) for w in wanted]
+    top, left = ((a - b) // 2 for a, b in zip(larger, wanted, strict=True))
+    stretched = fitted(image, *wanted, Preprocessing(fit="stretch", crop=crop))
+    expected = resized(image, *larger)[top : top + wanted[0], left : left + wanted[1]]
+    assert np.allclose(stretched, expected, atol=0.01)
+    covered = fitted(image, *wanted, Preprocessing(crop=crop))
+    whole = cover(image, *larger)  # of the resized picture the middle twice, up to one pixel where that is a half
+    near = [whole[top + y :, left + x :][: wanted[0], : wanted[1]] for y in (0, 1) for x in (0, 1)]
+    assert covered.shape == (*wanted, 3)
+    assert any(n.shape == covered.shape and np.allclose(covered, n, atol=0.01) for n in near)
+
+
+def test_the_usual_crop_of_imagenet_networks() -> None:
+    """Short side to 256, the middle 224 x 224."""
+    image = picture(300, 512)
+    expected = resized(image, 256, 437)[16:240, 106:330]
+    assert np.allclose(fitted(image, 224, 224, Preprocessing(crop=0.875)), expected, atol=0.01)
+
+
+@given(size=SIZES, wanted=SIZES, fill=st.sampled_from([0.0, 114.0]), seed=st.integers(0, 99))
+def test_a_contained_picture_is_whole_and_framed(
+    size: tuple[int, int], wanted: tuple[int, int], fill: float, seed: int
+) -> None:
+    image = picture(*size, seed)
+    got = fitted(image, *wanted, Preprocessing(fit="contain", fill=fill))
+    factor = min(w / s for w, s in zip(wanted, size, strict=True))
+    height, width = (max(1, round(s * factor)) for s in size)
+    assert height == wanted[0] or width == wanted[1]
+    top, left = (wanted[0] - height) // 2, (wanted[1] - width) // 2
+    expected = np.full((*wanted, 3), fill, np.float32)
+    expected[top : top + height, left : left + width] = resized(image, height, width)
+    assert np.allclose(got, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("how", [{}, {"crop": 0.5}, {"fit": "stretch", "crop": 0.5}, {"fit": "contain", "fill": 9.0}])
+def test_the_right_size_is_not_touched(how: dict[str, Any]) -> None:
     image = picture()
+    x = image_to_input(image, (3, 6, 5), Preprocessing(scale=1.0, **how))
+    assert np.array_equal(x, image.transpose(2, 0, 1))
     assert np.array_equal(cover(image, 6, 5), image)
+
+
+def test_the_frame_is_normalised_like_the_picture() -> None:
+    x = image_to_input(picture(4, 8), (3, 6, 6), Preprocessing((0.5,), (0.25,), fit="contain", fill=255.0))
+    assert np.allclose(x[:, [0, -1]], 2.0)
 
 
 def test_the_middle_is_kept() -> None:
@@ -126,6 +181,13 @@ def test_the_middle_is_kept() -> None:
         {"scale": float("inf")},
         {"layout": "CHWN"},
         {"colour": "YUV"},
+        {"fit": "squeeze"},
+        {"crop": 0.0},
+        {"crop": 1.5},
+        {"crop": float("nan")},
+        {"crop": 0.5, "fit": "contain"},
+        {"fill": -1.0},
+        {"fill": 256.0},
     ],
 )
 def test_numbers_that_make_no_sense(wrong: dict[str, Any]) -> None:
