@@ -16,7 +16,7 @@ from typing import Any
 from run_zoo import ENVIRONMENT, RESULTS, Records
 from write_performance import table
 from zoo_export import CALIBRATION, SPREAD
-from zoo_measure import FRAMES, LEVELS, PATCHES, PLANNED_ON
+from zoo_measure import FRAMES, LEVELS, PATCHES
 from zoo_members import BY_NAME, CLASSIFIER, DETECTOR, MEMBERS, NOT_CONVOLUTIONAL, RESOLUTION, SEGMENTATION, Member
 
 PAGE = RESULTS.parents[1] / "zoo.md"
@@ -146,6 +146,7 @@ def ladders(found: Mapping[str, Record]) -> list[str]:
     if not planned:
         return []
     most = max(len(record["levels"]) for record in planned)
+    counts = " or ".join(map(str, sorted({record["planned_on"] for record in planned})))
     rows = []
     for record in planned:
         cells = [
@@ -157,8 +158,8 @@ def ladders(found: Mapping[str, Record]) -> list[str]:
     return [
         "## Levels",
         "",
-        f"One or two members of each family have a ladder of up to {LEVELS} levels, planned by the compiler on only "
-        f"{PLANNED_ON} pictures and with patches of {PATCHES[0]} or so (`--levels {LEVELS} --images FOLDER --patch "
+        f"One or two members of nearly each family have a ladder of up to {LEVELS} levels, planned by the compiler on "
+        f"only {counts} pictures and with patches of {PATCHES[0]} or so (`--levels {LEVELS} --images FOLDER --patch "
         f"{PATCHES[0]}`), the others level 0 alone (`--levels 0`). In brackets: FLOPs of the network that the level "
         "saves, as planned. **Random weights have no accuracy to lose**, so these ladders say nothing of what levels "
         "cost: see [results.md](results.md) and [performance.md](performance.md) for trained networks. Here the point "

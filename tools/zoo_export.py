@@ -21,7 +21,7 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def build(source: str, name: str) -> nn.Module:
         network: nn.Module = importlib.import_module("timm").create_model(name, pretrained=False)
         return network
     if source == "yolox":
-        return _yolox(name)
+        return YOLOX(name)
     models = importlib.import_module("torchvision.models")
     if name in models.list_models(module=models.segmentation):
         return Maps(models.get_model(name, weights=None, weights_backbone=None))
@@ -110,17 +110,28 @@ def build(source: str, name: str) -> nn.Module:
     return classifier
 
 
-def _yolox(name: str) -> nn.Module:
-    """YOLOX (arXiv 2107.08430), the three heads' maps as one list of boxes; what decodes them is left out, as its
-    authors do when they export."""
-    sizes = {"yolox_nano": (0.33, 0.25, True), "yolox_tiny": (0.33, 0.375, False), "yolox_s": (0.33, 0.5, False)}
-    depth, width, depthwise = sizes[name]
-    yolox = importlib.import_module("yolox.models")
-    channels = [256, 512, 1024]
-    backbone = yolox.YOLOPAFPN(depth, width, in_channels=channels, depthwise=depthwise)
-    network: nn.Module = yolox.YOLOX(backbone, yolox.YOLOXHead(80, width, in_channels=channels, depthwise=depthwise))
-    network.head.decode_in_inference = False  # type: ignore[union-attr]
-    return network
+class YOLOX(nn.Module):
+    """YOLOX (Ge et al. 2021, arXiv 2107.08430), of pixeltable-yolox: (N, places, 4 + 1 + 80), boxes, whether there is
+    something, and scores. Boxes are still relative to their places, as in the files that its authors export."""
+
+    SIZES: ClassVar[dict[str, tuple[float, float, bool]]] = {
+        "yolox_nano": (0.33, 0.25, True),
+        "yolox_tiny": (0.33, 0.375, False),
+        "yolox_s": (0.33, 0.5, False),
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        depth, width, depthwise = self.SIZES[name]
+        models = importlib.import_module("yolox.models")
+        channels = [256, 512, 1024]
+        self.backbone = models.YoloPafpn(depth, width, in_channels=channels, depthwise=depthwise)
+        self.head = models.YoloxHead(80, width, in_channels=channels, depthwise=depthwise)
+        self.head.decode_in_inference = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.backbone(x))
+        return result
 
 
 def randomise(network: nn.Module, generator: torch.Generator) -> None:

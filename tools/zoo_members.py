@@ -55,7 +55,7 @@ MEMBERS: tuple[Member, ...] = (
     *_family("ConvNeXt", "convnext_tiny convnext_small convnext_base convnext_large", "convnext_tiny"),
     *_family("DeepLab v3", "deeplabv3_mobilenet_v3_large deeplabv3_resnet50 deeplabv3_resnet101",
              "deeplabv3_mobilenet_v3_large", kind=SEGMENTATION),
-    *_family("FCN", "fcn_resnet50 fcn_resnet101", "fcn_resnet50", kind=SEGMENTATION),
+    *_family("FCN", "fcn_resnet50 fcn_resnet101", kind=SEGMENTATION),
     *_family("LR-ASPP", "lraspp_mobilenet_v3_large", "lraspp_mobilenet_v3_large", kind=SEGMENTATION),
     *_family("U-Net", "unet", "unet", kind=SEGMENTATION, source="own", size=284),
     *_family("ESPCN", "espcn", "espcn", kind=RESOLUTION, source="own", channels=1),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
@@ -23,6 +23,7 @@ from haste_edge.frontends.builder import Builder, Rule, printable
 from haste_edge.frontends.elementwise import unary
 from haste_edge.frontends.onnx_fold import FOLDED, Dimensions, Folder
 from haste_edge.frontends.onnx_gelu import find_gelus
+from haste_edge.frontends.onnx_strided import find_strided
 from haste_edge.frontends.onnx_values import Call, array_of, known_as, operation_of, shape_of, type_of
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.values import Argument, Array, Computed, Known, Lost
@@ -70,6 +71,7 @@ class Converter:
         self._builder = Builder()
         self._refusals: list[Refusal] = []
         self._gelus = find_gelus(graph, constants)
+        self._strided = find_strided(graph, constants)
         for name, shape in inputs.items():
             self._add_input(name, shape)
 
@@ -109,6 +111,10 @@ class Converter:
                 )
         if isinstance(self._values.get(self._gelus.inner.get(names[0], "")), Computed):
             return [Lost()]  # the last node of the GELU stands for all
+        strided = self._strided.get(names[0])
+        source = None if strided is None else self._values.get(strided.source)
+        if strided is not None and isinstance(source, Computed) and strided.fits(source.shape, self._batch):
+            return [Lost() if names[0] == strided.vector else replace(source, shape=strided.shape[1:])]
         inputs = [self._values[name] if name else None for name in node.input]
         gelu = self._values.get(self._gelus.ends.get(names[0], ""))
         shapes: tuple[Dimensions, ...] = (None,) * len(node.output)

@@ -404,6 +404,24 @@ def test_gelu_written_out_is_one_node(tmp_path: Path, form: str) -> None:
         assert ops(run_passes(assert_agrees(b.model(), tmp_path).graph)) == ["activation", "unary", "unary"]
 
 
+@pytest.mark.parametrize("form", ["in order", "in another order", "fewer", "used twice"])
+def test_a_mean_that_torch_strides_anew_is_reshaped(tmp_path: Path, form: str) -> None:
+    """As torch.onnx writes an adaptive pool of a map with channels last: through one vector of all frames."""
+    b = OnnxBuilder(x=(1, 6, 4, 5))
+    vector = b("Reshape", b("ReduceMean", "x", axes=[-1, -2], keepdims=1), b.ints(6), name="flat")
+    order = {"in another order": [1, 0, 2, 3, 4, 5], "fewer": [0, 1, 2, 3, 4]}.get(form, range(6))
+    x = b("Gather", vector, b.weight(np.array(order).reshape(1, -1, 1, 1), np.int64), axis=0)
+    x = b("Flatten", b("Transpose", x, perm=[0, 2, 3, 1]))
+    if form == "used twice":
+        x = b("Add", x, b("Neg", vector))
+    b("Gemm", x, b.random(5 if form == "fewer" else 6, 3))
+    if form == "in order":
+        assert ops(run_passes(assert_agrees(b.model(), tmp_path).graph)) == ["mean", "linear"]
+    else:
+        with pytest.raises(UnsupportedModelError, match=r"flat \(Reshape\)"):
+            load(b.model(), tmp_path)
+
+
 def test_a_channel_shuffle_is_one_node(tmp_path: Path) -> None:
     b = OnnxBuilder(x=("N", 6, 4, 5))
     x = b("Transpose", b("Reshape", "x", b.ints(0, 2, 3, 4, 5)), perm=[0, 2, 1, 3, 4])

@@ -34,7 +34,7 @@ def compiled(name: str, error: float = 1e-6, **changed: Any) -> dict[str, Any]:
         "flops": 2_000_000_000, "convolutions": 20, "may_merge": 15,
         "may_merge_flops": 1_000_000_000,
         "levels": [{"level": 0, "flops_saved": 0.0}, {"level": 1, "flops_saved": 30.0}],
-        "cpu_ms": [20.0, 15.0], "onnxruntime_cpu_ms": 21.0, "compile_seconds": 9.0, "alone": False,
+        "cpu_ms": [20.0, 15.0], "onnxruntime_cpu_ms": 21.0, "compile_seconds": 9.0, "planned_on": 1, "alone": False,
     } | changed  # fmt: skip
 
 
@@ -153,7 +153,8 @@ def test_a_network_is_exported_compiled_and_recorded(tmp_path: Path) -> None:
 
 def test_members_have_names_of_their_own() -> None:
     assert len(BY_NAME) == len(MEMBERS)
-    assert {member.family for member in MEMBERS} == {member.family for member in MEMBERS if member.ladder}
+    families = [{member.family for member in members} for members in (MEMBERS, [m for m in MEMBERS if m.ladder])]
+    assert families[0] - families[1] == {"FCN"}, "whose ladder would take an hour"
     assert "regnet_x_400mf" in BY_NAME
     assert "regnet_y_128gf" in BY_NAME
 
