@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,20 +13,27 @@ from haste_edge.cli.compile import one_of
 from haste_edge.errors import ModelError
 from haste_runtime.cli.common import print_json
 
-FORMATS = ("onnx",)
+if TYPE_CHECKING:
+    from haste_edge.exports.export import ExportReport
+
+FORMATS = {"onnx": ("onnx", "google"), "tflite": ("tflite", "flatbuffers")}  # and the packages that writing one needs
 
 HELP = """Write a bundle's exact network, level 0, as a file that other runtimes read.
 
 So you can check haste-edge with a runtime that you trust, or measure beside it: batch norms are folded, nothing is
-merged, and weights are float32, however the bundle stores them. Inputs and outputs have the names and the layout that a
-session of the bundle has, and any batch; mean, std, scale, colour, layout and classes are in the file's metadata, as
-JSON.
+merged, and weights are float32, however the bundle stores them. Inputs and outputs have the names that a session of the
+bundle has; mean, std, scale, colour, layout and classes are in the file's metadata, as JSON.
 
-The file is run in ONNX Runtime beside the bundle, on random input, before it gets its name.
+\b
+  onnx     in the bundle's layout, with any batch; operator set 17
+  tflite   with channels last and a batch of 1, activations in the layers; what TFLite has no operation for is refused
+
+The file is run beside the bundle, on random input, before it gets its name: in ONNX Runtime, or in LiteRT.
 
 \b
   haste-edge export net.haste --to onnx -o net.level0.onnx
   python -c "import onnxruntime; print(onnxruntime.InferenceSession('net.level0.onnx').get_inputs()[0])"
+  haste-edge export net.haste --to tflite -o net.level0.tflite
 """
 
 
@@ -34,21 +42,13 @@ def export(
     to: Annotated[str, typer.Option(help=f"Kind of file: {', '.join(FORMATS)}.")] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The file to write; by default NAME.level0.onnx beside the bundle."),
+        typer.Option("-o", "--out", help="The file to write; by default NAME.level0.KIND beside the bundle."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    kind = one_of(to, FORMATS, "--to")
-    try:
-        from haste_edge.exports.onnx_model import export_onnx
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("onnx", "google"):
-            raise
-        raise ModelError(
-            "Writing .onnx files needs the package onnx.", 'Install it: pip install "haste-edge[onnx]"'
-        ) from error
-    report = export_onnx(bundle, out or bundle.with_name(f"{bundle.stem}.level0.{kind}"))
+    kind = one_of(to, tuple(FORMATS), "--to")
+    report = exporter(kind)(bundle, out or bundle.with_name(f"{bundle.stem}.level0.{kind}"))
     if json:
         print_json(report.as_json())
         return
@@ -59,3 +59,21 @@ def export(
         f"largest error in {report.runtime} against level 0 of {bundle}: {report.largest_error:.1e} of the largest "
         f"output (allowed: {report.tolerance:.0e})"
     )
+
+
+def exporter(kind: str) -> Callable[[Path, Path], ExportReport]:
+    """What writes files of that kind. Raises ModelError where it needs what is not installed."""
+    try:
+        if kind == "tflite":
+            from haste_edge.exports.tflite_model import export_tflite
+
+            return export_tflite
+        from haste_edge.exports.onnx_model import export_onnx
+
+        return export_onnx
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in FORMATS[kind]:
+            raise
+        raise ModelError(
+            f"Writing .{kind} files needs the package {kind}.", f'Install it: pip install "haste-edge[{kind}]"'
+        ) from error

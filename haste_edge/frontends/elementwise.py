@@ -9,6 +9,7 @@ import numpy as np
 from haste_edge.frontends.builder import Builder
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.values import Argument, Array, Computed, Known, Named
+from haste_runtime.attributes import MAX_FLOAT
 
 _BROADCAST = "Write it with operands of as many axes, in which each axis is as long as the other's, or 1."
 
@@ -74,6 +75,17 @@ def combine(c: Builder, call: Named, function: str, x: Computed, other: Argument
     array = constant.array.reshape(extents[1:]).transpose(np.argsort(x.order))  # as the value lies
     key = constant.key if x.order == tuple(range(len(x.order))) else ""
     return c.emit(call, "binary", [x.name], attributes, {"other": Known(array, key)}, like=x, result=result)
+
+
+def extreme(c: Builder, call: Named, function: str, x: Computed, other: Argument, whole: bool = True) -> Computed:
+    """`combine` for "maximum" and "minimum", where one number for all is a bound of "clip"."""
+    array = other.array if isinstance(other, Known) and other.other is None else np.zeros(0)
+    if array.size != 1 or array.ndim > 1 + len(x.shape) or not np.isfinite(array).all():
+        return combine(c, call, function, x, other, whole)
+    number = min(max(float(array.item()), -MAX_FLOAT), MAX_FLOAT)
+    low, high = (number, MAX_FLOAT) if function == "maximum" else (-MAX_FLOAT, number)
+    bounds = {"function": "clip", "alpha": low, "beta": high}
+    return c.emit(call, "unary", [x.name], bounds, like=x, result=0 if whole else None)
 
 
 def arithmetic(c: Builder, call: Named, function: str, a: Argument | None, b: Argument | None) -> Computed:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from haste_edge.frontends.builder import Builder, Rules
-from haste_edge.frontends.elementwise import activation, arithmetic, combine, prelu, scale_and_shift, unary
+from haste_edge.frontends.elementwise import activation, arithmetic, combine, extreme, prelu, scale_and_shift, unary
 from haste_edge.frontends.onnx_values import Call
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.values import Computed
@@ -127,9 +127,10 @@ def _arithmetic(c: Builder, call: Call) -> Computed:
 @RULES("Sum", "Max", "Min")
 def _several(c: Builder, call: Call) -> Computed:
     function = _FUNCTIONS[call.operation]
+    join = combine if function == "add" else extreme
     values = [value for value in call.inputs if isinstance(value, Computed)]
     constants = [value for value in call.inputs if not isinstance(value, Computed) and value is not None]
     total = values[0]
     for number, value in enumerate((*values[1:], *constants), start=2):
-        total = combine(c, call, function, total, value, whole=number == len(call.inputs))
+        total = join(c, call, function, total, value, whole=number == len(call.inputs))
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from haste_edge.frontends.builder import Builder, Rules
-from haste_edge.frontends.elementwise import activation, arithmetic, combine, prelu, unary
+from haste_edge.frontends.elementwise import activation, arithmetic, combine, extreme, prelu, unary
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.tflite_call import Call
 from haste_edge.frontends.values import Argument, Computed
@@ -102,7 +102,7 @@ def _extreme(c: Builder, call: Call) -> Computed:
     a, b = (_with_axes(call, call.input(i)) for i in range(2))
     first = isinstance(a, Computed)
     x, other = c.computed(a if first else b), b if first else a
-    return combine(c, call, call.operation.lower(), x, c.known(other, "operand") if other is None else other)
+    return extreme(c, call, call.operation.lower(), x, c.known(other, "operand") if other is None else other)
 
 
 @RULES("ADD_N")

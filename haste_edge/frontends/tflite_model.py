@@ -48,12 +48,12 @@ def load_tflite(path: Path, shapes: Sequence[Shape] | None) -> LoadedModel:
     if converted.graph is None:
         raise refusals_error(converted.refusals)
     check_graph(converted.graph)
-    _check_installed()
+    check_installed()
 
     def reference(*maps: Tensor) -> tuple[Tensor, ...]:
         """Takes and gives maps as the graph does, channels first."""
         feeds = [x.numpy().transpose(0, 2, 3, 1) if x.ndim == 4 else x.numpy() for x in maps]
-        outputs = _run(path, feeds, batch)
+        outputs = run_file(path, feeds, batch)
         answers = (outputs[str(number)] for number in range(len(outputs)))
         return tuple(
             torch.from_numpy(np.ascontiguousarray(y.transpose(0, 3, 1, 2) if y.ndim == 4 else y)) for y in answers
@@ -116,8 +116,8 @@ def _frame_shape(name: str, sizes: Shape, open_: Sequence[bool], wanted: Shape |
 
 def _sizes_for(path: Path, file: TfliteFile, inputs: Sequence[Shape]) -> list[Shape]:
     """The shape of every value for inputs of these shapes, as the model's own runtime works them out."""
-    _check_installed()
-    found = _run(path, [np.array(shape) for shape in inputs], 0)
+    check_installed()
+    found = run_file(path, [np.array(shape) for shape in inputs], 0)
     sizes = [tuple(map(int, found.get(str(number), t.shape))) for number, t in enumerate(file.tensors)]
     if any(math.prod(shape) > MOST_ELEMENTS for shape in sizes):
         raise ModelError(f"A value of {path} has more than {MOST_ELEMENTS} numbers.", "Use smaller inputs.")
@@ -127,14 +127,14 @@ def _sizes_for(path: Path, file: TfliteFile, inputs: Sequence[Shape]) -> list[Sh
 # --- the original, running -------------------------------------------------------------------------------------------
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     if not tflite_process.installed():
         raise ModelError(
             "The model's own runtime is not installed, to compare with.", 'Install it: pip install "haste-edge[tflite]"'
         )
 
 
-def _run(path: Path, inputs: Sequence[Array], batch: int) -> dict[str, Array]:
+def run_file(path: Path, inputs: Sequence[Array], batch: int) -> dict[str, Array]:
     """What `tflite_process` answers. Raises ModelError if the runtime fails or crashes on the file."""
     with tempfile.TemporaryDirectory(prefix="haste-") as name:
         folder = Path(name)
