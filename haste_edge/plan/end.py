@@ -26,7 +26,7 @@ LEAST_AGREEMENT = 92.0  # percent, on pictures of the user's own: about three po
 
 def harm(joint: Joint, by_agreement: bool) -> float:
     """How near a level is to spoiling the network, which it does at 1."""
-    if by_agreement:
+    if by_agreement and joint.agreement is not None:
         return (100.0 - joint.agreement) / (100.0 - LEAST_AGREEMENT)
     return joint.distortion / MOST_DISTORTION
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from haste_edge.plan.measure import SPARSITY, Merge, distortion
+from haste_edge.plan.measure import SPARSITY, Merge, distortion, output_parts
 from haste_runtime.backends import choose_backend
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import NetworkFlops, Totals
@@ -29,11 +29,12 @@ Merges = Mapping[str, Merge]
 @dataclass(frozen=True)
 class Joint:
     """A level as measured. totals: FLOPs of all pictures. distortion: `haste_edge.plan.measure.distortion` of the
-    outputs. agreement: percent of pictures with the same largest element in every output."""
+    outputs. agreement: percent of pictures with the same largest score in every output that is a vector of scores; None
+    where none is, as the largest number of a map, or of a detector's boxes, is no answer."""
 
     totals: Totals
     distortion: float
-    agreement: float
+    agreement: float | None
 
     @property
     def saving(self) -> float:
@@ -60,7 +61,8 @@ class Material:
         choices = {name: self._choice(merge) for name, merge in merges.items()}
         if joint is None:
             return Level(choices, 0.0, 0.0)
-        return Level(choices, joint.totals.flops_reduction, joint.saving, round(joint.agreement, 2))
+        agreement = None if joint.agreement is None else round(joint.agreement, 2)
+        return Level(choices, joint.totals.flops_reduction, joint.saving, agreement)
 
     def _choice(self, merge: Merge) -> Choice:
         curve, setting = merge.curve, merge.setting
@@ -118,9 +120,10 @@ def measure_levels(
             report(frame + 1, frames)
     finally:
         backend.close()
+    parts = output_parts(bundle.graph, shapes)
     exact, *others = ({name: np.stack([a[name] for a in answers]) for name in answers[0]} for answers in outputs)
     return [
-        Joint(t, distortion(_tensors(y), _tensors(exact)), _agreement(y, exact))
+        Joint(t, distortion(_tensors(y), _tensors(exact), parts), _agreement(y, exact))
         for t, y in zip(totals, others, strict=True)
     ]
 
@@ -129,8 +132,11 @@ def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _agreement(outputs: Arrays, exact: Arrays) -> float:
-    equal = [
-        outputs[name].reshape(len(y), -1).argmax(1) == y.reshape(len(y), -1).argmax(1) for name, y in exact.items()
-    ]
-    return 100.0 * float(np.logical_and.reduce(equal).mean())
+def are_scores(shape: Shape) -> bool:
+    """Whether an output is a vector of three scores or more, whose largest is the answer."""
+    return len(shape) == 1 and shape[0] >= 3
+
+
+def _agreement(outputs: Arrays, exact: Arrays) -> float | None:
+    equal = [outputs[name].argmax(1) == y.argmax(1) for name, y in exact.items() if are_scores(y.shape[1:])]
+    return 100.0 * float(np.logical_and.reduce(equal).mean()) if equal else None

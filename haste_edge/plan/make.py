@@ -18,7 +18,7 @@ from haste_edge.plan import pictures as looks
 from haste_edge.plan.candidates import Candidate, find_candidates
 from haste_edge.plan.cost_model import FLOAT, CostModel
 from haste_edge.plan.end import MOST_DISTORTION, TRIALS, harm, last_useful
-from haste_edge.plan.joint import Joint, Material, measure_levels
+from haste_edge.plan.joint import Joint, Material, are_scores, measure_levels
 from haste_edge.plan.ladder import Point
 from haste_edge.plan.measure import Curve, Measurements, Progress
 from haste_edge.plan.reasons import Aim, dense_reason, merged_reason
@@ -117,7 +117,7 @@ def make_plan(
         report(f"measuring {candidate.node}", done, steps)
         curves[candidate.node] = measurements.curves(candidate.node)
     dense_work = sum(dense_flops(g) // 2 for g in conv_geometries(graph, shapes).values())
-    by_agreement = pictures is not None and all(_are_scores(shapes[name]) for name in graph.outputs)
+    by_agreement = pictures is not None and all(are_scores(shapes[name]) for name in graph.outputs)
     fewest_and_most = LEVEL_PICTURES if pictures is not None else END_PICTURES
     trial = make_inputs(_afford(fewest_and_most, TRIALS * dense_work), looks.LEVELS_SEED, noise=0.0)
     more = make_inputs(_afford(LEVEL_PICTURES, (levels + 1) * dense_work), looks.LEVELS_SEED)
@@ -188,11 +188,6 @@ def _inputs(
     if pictures is not None:
         return looks.own(graph, pictures, count)
     return looks.synthetic(graph, preprocessing, count, seed, noise)
-
-
-def _are_scores(shape: Shape) -> bool:
-    """Whether an output is a vector of three scores or more, whose largest is the answer."""
-    return len(shape) == 1 and shape[0] >= 3
 
 
 def _affordable(graph: Graph, shapes: Mapping[str, Shape], candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:

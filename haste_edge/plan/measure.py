@@ -89,13 +89,31 @@ def layer_seed(seed: int, node: str, patch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{node}/{patch}".encode()).digest()[:4], "big")
 
 
-def distortion(outputs: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
+def output_parts(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, tuple[int, ...]]:
+    """Output -> channels of the parts that it is joined of, where its last step is to join some.
+
+    A detector gives places and scores in one output. Places are numbers of hundreds of pixels, scores are below 1 and
+    nearly all about 0: over both together, no score would ever count.
+    """
+    last = {node.name: node for node in graph.nodes if node.op == "concat" and node.attributes["axis"] == 0}
+    return {name: tuple(shapes[i][0] for i in last[name].inputs) for name in graph.outputs if name in last}
+
+
+def distortion(
+    outputs: Mapping[str, Tensor], exact: Mapping[str, Tensor], parts: Mapping[str, tuple[int, ...]] | None = None
+) -> float:
     """How much outputs changed, mean over those that ``outputs`` has; 0 for not at all.
 
+    parts: of the outputs, as `output_parts` gives them; of such an output, the mean over its parts.
     Maps (N, C, H, W): relative squared change, sums over the pictures. Vectors (N, F) of three and more are scores:
     their mean is taken out, which changes no answer, and every picture counts alike, however large its scores are.
     """
-    changes = [_change(outputs[name].double(), exact[name].double()) for name in outputs]
+    changes = []
+    for name, y in outputs.items():
+        sizes = (parts or {}).get(name, (y.shape[1],))
+        split = (t.double().split(sizes, 1) for t in (y, exact[name]))
+        own = [_change(a, b) for a, b in zip(*split, strict=True)]
+        changes.append(sum(own) / len(own))
     return sum(changes) / max(len(changes), 1)
 
 
@@ -126,6 +144,7 @@ class Measurements:
         self.candidates = {c.node: c for c in candidates}
         self.cost_model, self.policies, self.seed = cost_model, policies, seed
         self.frames = len(next(iter(inputs.values())))
+        self.parts = output_parts(graph, shapes)
         self.prepared = torch_graph.prepare(graph)
         merging = [c.node for c in self.candidates.values() if c.patches]
         exact = torch_graph.run(self.prepared, inputs, record=read_from_outside(graph, merging, shapes))
@@ -205,7 +224,8 @@ class Measurements:
         again = {v.name: self.values[v.name].repeat(settings, *(1,) * len(v.shape)) for v in rest.inputs}
         run = torch_graph.run(rest, again, convolve={node.name: lambda node, x: y})
         parts = [slice(i * self.frames, (i + 1) * self.frames) for i in range(settings)]
-        return [distortion({name: out[part] for name, out in run.outputs.items()}, self.exact) for part in parts]
+        outputs = ({name: out[part] for name, out in run.outputs.items()} for part in parts)
+        return [distortion(some, self.exact, self.parts) for some in outputs]
 
 
 def group_all(

@@ -19,7 +19,7 @@ from haste_edge.plan.candidates import find_candidates, patch_sizes
 from haste_edge.plan.cost_model import CostModel
 from haste_edge.plan.joint import Joint, Material, measure_levels
 from haste_edge.plan.make import PlanMade
-from haste_edge.plan.measure import Curve, Measurements, Merge, distortion, layer_seed
+from haste_edge.plan.measure import Curve, Measurements, Merge, distortion, layer_seed, output_parts
 from haste_edge.plan.restart import downstream
 from haste_edge.plan.settings import Setting
 from haste_edge.synthetic import pictures as synthetic_pictures
@@ -334,6 +334,36 @@ def test_distortion_of_scores_ignores_their_mean_and_counts_pictures_alike() -> 
     only_first = torch.stack([torch.zeros(3), scores[1]])
     assert distortion({"a": only_first}, {"a": scores}) == pytest.approx(0.5)
     assert distortion({"b": torch.tensor([[3.0]])}, {"b": torch.tensor([[2.0]])}) == pytest.approx(0.25)
+
+
+def detector() -> Graph:
+    """Places, in hundreds of pixels, and scores, nearly all about 0, joined to one output (2 + 3, 12, 12)."""
+    b = GraphBuilder(0, x=(3, 12, 12))
+    b.conv("stem", "x", 3, 16, 3, activation="relu")
+    b.conv("body", "stem", 16, 16, 3, activation="relu")
+    b.conv("places", "body", 16, 2, 3)
+    b.conv("scores", "body", 16, 3, 3)
+    b.node("sure", "unary", "scores", function="sigmoid", alpha=0.0, beta=0.0)
+    b.node("both", "concat", "places", "sure", axis=0)
+    return b.graph("both")
+
+
+def test_what_an_output_is_joined_of_counts_alike() -> None:
+    graph = detector()
+    parts = output_parts(graph, check_graph(graph))
+    assert parts == {"both": (2, 3)}
+    places, scores = torch.full((2, 2, 12, 12), 200.0), torch.full((2, 3, 12, 12), 0.01)
+    exact, blind = ({"both": torch.cat([places, share * scores], 1)} for share in (1, 0))
+    assert distortion(blind, exact, parts) == pytest.approx(0.5)
+    assert distortion(blind, exact) < 1e-8
+    assert output_parts(network(), check_graph(network())) == {}
+
+
+def test_a_level_of_a_network_without_scores_promises_no_answers() -> None:
+    graph = detector()
+    made = make_plan(graph, Preprocessing(), load_target("host"), "flops", 4)
+    assert len(made.plan.levels) > 1
+    assert {level.agreement for level in made.plan.levels[1:]} == {None}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
