@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from haste_runtime import Session
 from haste_runtime.errors import HasteError, InputError
 from haste_runtime.flops import Totals
-from haste_runtime.preprocessing import images_to_inputs
+from haste_runtime.preprocessing import image_to_input
 
 # What zipfile and numpy raise on a file that is not what it should be; RuntimeError: encrypted
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 BLOCK = 20  # pictures a level gets before the next level's turn
 
 Images = NDArray[np.uint8]
+Pictures = Images | Sequence[Images]
 Labels = NDArray[np.int64]
 
 
@@ -107,9 +108,10 @@ def _read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
 class Evaluation:
     """One measurement of a session.
 
-    images: uint8 (N, H, W, 3) RGB, preprocessed as the bundle says. labels: integers (N,), or None. levels: those to
-    report; level 0 runs in any case, because agreement is with it. Raises DataError for pictures without labels that
-    fit, and InputError for a network that does not turn one picture into one vector of scores.
+    images: uint8 (N, H, W, 3) RGB, or N of (H, W, 3) of any sizes, preprocessed as the bundle says. labels: integers
+    (N,), or None. levels: those to report; level 0 runs in any case, because agreement is with it. Raises DataError for
+    pictures without labels that fit, and InputError for a network that does not turn one picture into one vector of
+    scores.
 
         evaluation = Evaluation(session, images, labels, levels)
         for _ in evaluation.run():  # a frame has been measured
@@ -117,7 +119,7 @@ class Evaluation:
         evaluation.results()
     """
 
-    def __init__(self, session: Session, images: Images, labels: Labels | None, levels: Sequence[int]) -> None:
+    def __init__(self, session: Session, images: Pictures, labels: Labels | None, levels: Sequence[int]) -> None:
         inputs, outputs = session.bundle.graph.inputs, session.outputs
         if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
             raise InputError(
@@ -153,9 +155,9 @@ class Evaluation:
                     yield level
 
     def _answer(self, index: int, level: int) -> int:
-        x = images_to_inputs(self._images[index : index + 1], self._shape, self._session.bundle.preprocessing)
+        x = image_to_input(self._images[index], self._shape, self._session.bundle.preprocessing)
         self._session.level = level
-        return int(self._session.run(x).argmax())
+        return int(self._session.run(x[np.newaxis]).argmax())
 
     def _measure(self, index: int, level: int) -> None:
         answer = self._answer(index, level)

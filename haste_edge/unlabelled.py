@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from haste_edge.evaluate import DataError, read_pictures
-from haste_runtime.preprocessing import Preprocessing, image_to_input, images_to_inputs, read_image
+from haste_edge.evaluate import read_pictures
+from haste_edge.picture_folder import evenly, read_folder
+from haste_runtime.preprocessing import Preprocessing, image_to_input, images_to_inputs
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp", ".npy")
 MOST = 256  # pictures; taken evenly from those that are there
 
 
@@ -25,14 +25,6 @@ def load_unlabelled(path: str | Path, shape: Sequence[int], preprocessing: Prepr
     path, channels_first = Path(path), replace(preprocessing, layout="NCHW")
     if not path.is_dir():
         x, _ = read_pictures(path)
-        return torch.from_numpy(images_to_inputs(x[_evenly(len(x))], shape, channels_first))
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise DataError(f"There are no pictures in {path}.", f"Put files there that end in {', '.join(SUFFIXES)}.")
-    pictures = [image_to_input(read_image(files[i]), shape, channels_first) for i in _evenly(len(files))]
-    return torch.from_numpy(np.stack(pictures))
-
-
-def _evenly(count: int) -> list[int]:
-    taken = min(count, MOST)
-    return [i * count // taken for i in range(taken)]
+        return torch.from_numpy(images_to_inputs(x[evenly(len(x), MOST)], shape, channels_first))
+    pictures, _ = read_folder(path, limit=MOST, labelled=False)
+    return torch.from_numpy(np.stack([image_to_input(picture, shape, channels_first) for picture in pictures]))
