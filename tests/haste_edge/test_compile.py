@@ -328,7 +328,7 @@ def test_what_makes_no_sense_is_refused_before_planning(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("keywords", [{"levels": 0}, {"objective": "beauty"}])
+@pytest.mark.parametrize("keywords", [{"levels": -1}, {"objective": "beauty"}])
 def test_what_the_planner_refuses_leaves_no_file(tmp_path: Path, keywords: dict[str, Any]) -> None:
     with pytest.raises(PlanError):
         compile_model(small_network(), tmp_path / "net", input_shape=SHAPE, **keywords)

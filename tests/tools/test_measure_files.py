@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import sample_pictures
 import wheels
+import write_files
 from boxes import Boxes, decode, detect, match, overlaps, suppress
 from measure_files import Lines, compare_boxes, compare_scores, failures, same_boxes, share_of_largest
 
@@ -218,3 +219,42 @@ def test_a_wheel_that_is_there_is_not_fetched(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("nudenet/320n.onnx", b"model")
     assert wheels.member("nudenet", "nudenet/320n.onnx", tmp_path) == b"model"
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def rows_of(name: str, objective: str, *levels: dict[str, Any], **about: Any) -> list[dict[str, Any]]:
+    key = {"name": name, "objective": objective, "bundle": "1"}
+    known = {
+        "source": "A network", "sha256": "abc", "runtime": "onnxruntime 1", "input": [3, 8, 8], "gmacs": 0.5,
+        "merging": 3, "convolutions": 4, "objective_used": objective, "planned_on": 7, "measured_on": 9, "error": 2e-7,
+    }  # fmt: skip
+    return [
+        {**key, "kind": "about", **known, **about},
+        *({**key, "kind": "level", "level": i, **level} for i, level in enumerate(levels)),
+    ]
+
+
+def test_the_page_has_a_table_for_each_network_and_objective() -> None:
+    scores = {"agreement": 99.0, "top5_in_common": None, "top1": 88.0, "mean_difference": 0.0123}
+    found = {"boxes": 10, "pictures_with_boxes": 4, "mean_iou": None, "lost": 10, "gained": 0}
+    exact = {"same": True, "boxes": 10, "largest_pixels": 2e-4}
+    rows = [
+        *rows_of("nudenet", "time", {"saved": 0.0, **found}, objective_used="flops", boxes=exact),
+        *rows_of("resnet8", "time", {"saved": 0.0, **scores}, {"saved": 12.34, **scores}, same_answers=100.0),
+        *rows_of("resnet8", "flops", {"saved": 30.0, **scores}, same_answers=100.0),
+    ]
+    cpu = {"model": "a processor"}
+    times = {"kind": "time", "ms": [2.0, 1.5], "cpu": cpu, "backend": "numba", "threads": 1}
+    rows.append({"name": "resnet8", "objective": "time", "bundle": "1", **times})
+    page = write_files.page(rows)
+    assert page.index("## ResNet-8") < page.index("## YOLOv8n")
+    assert "| level | saved % | agreement % | difference % | top-1 % | ms |" in page
+    assert "| 1 | 12.3 | 99.0 | 1.23 | 88.0 | 1.50 |" in page
+    assert "| 0 | 30.0 | 99.0 | 1.23 | 88.0 |\n" in page
+    assert "| 0 | 0.0 | 10 | - | 10 | 0 |" in page
+    assert "all of 10 boxes, within 0.0002 pixels" in page
+    assert "hardly any does, so these save FLOPs" in page
+    assert "a processor" in page
+    assert max(map(len, page.partition("\n|")[0].splitlines())) <= 120
