@@ -8,8 +8,9 @@
 The architectures (tools/zoo_members.py) come from torchvision and timm, whose environment is set up in the cache folder
 at the first run and takes about 6 GB; --python names one that has them already. Each model has processes of its own,
 under --minutes and --memory, which harm no other: tools/zoo_export.py writes the ONNX file, tools/zoo_measure.py
-compiles it, compares level 0 with ONNX Runtime and times it. Those with a ladder come first. A line is written as soon
-as a model is done. The files of a model, up to some GB, are deleted then, unless --keep is given.
+compiles it, compares level 0 with ONNX Runtime and times it. Those with a ladder, which takes minutes, come last. A
+line is written as soon as a model is done. The files of a model, up to some GB, are deleted then, unless --keep is
+given.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def main() -> None:
     args = parser.parse_args()
     records = Records(args.results)
     todo = choose(MEMBERS, records.found, args.only, args.force, args.again)
-    todo.sort(key=lambda member: not member.ladder)
+    todo.sort(key=lambda member: member.ladder)
     say(f"{len(todo)} of {len(MEMBERS)} models to do; {len(records.found)} records in {args.results}")
     if not todo:
         return
