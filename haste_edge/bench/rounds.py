@@ -63,6 +63,17 @@ def largest_error(outputs: NDArray[np.float32], expected: NDArray[np.float32]) -
     return error if error == error else float("inf")
 
 
+def laid_out_like(expected: NDArray[np.float32], outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs (N, 1, H, W, C) of a runtime that has channels last as the expected ones lie, (N, 1, C, H, W); others as
+    they are. Where shapes do not tell, it is the order in which they are nearer."""
+    turned = np.moveaxis(outputs, -1, 2) if outputs.ndim == 5 else outputs
+    if turned.shape != expected.shape:
+        return outputs
+    if outputs.shape == expected.shape and largest_error(outputs, expected) <= largest_error(turned, expected):
+        return outputs
+    return turned
+
+
 def run_rounds(
     contestants: Sequence[Contestant], rounds: int, seconds: float, seed: int = 0,
     on_failure: Callable[[Contestant], None] = lambda contestant: None,

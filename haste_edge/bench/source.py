@@ -1,12 +1,16 @@
-"""The network every runtime gets: one torch program, exported to each one's format in the others' environments."""
+"""The network every runtime gets, and how it gets into their formats.
+
+Mostly it is one torch program, which PyTorch's exporters turn into each format in the others' environments. Where the
+model is no torch model, or where it is asked for, the others get the bundle's dense network by our own exporters.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from haste_edge import processes, torch_graph
+from haste_edge import exports, processes, torch_graph
+from haste_edge.bench import own_exports
 from haste_edge.bench.environments import alone
 from haste_edge.bench.peers import Export
 from haste_edge.errors import ModelError
-from haste_edge.frontends import load_model
+from haste_edge.frontends import LoadedModel, Reference, load_model
 from haste_runtime.bundle import Bundle
 from haste_runtime.errors import InputError
 from haste_runtime.graph import Graph, Shape
@@ -26,21 +31,32 @@ from haste_runtime.graph import Graph, Shape
 FOREIGN = Path(__file__).parent / "foreign"
 PROGRAM = "source.pt2"
 KEPT = 6  # exported networks in the cache
+_DENSE = sorted(Path(torch_graph.__file__).parent.glob("torch_*.py"))
+_EXPORTS = [*sorted(Path(exports.__file__).parent.glob("*.py")), Path(own_exports.__file__)]
+OWN_NETWORK = "the bundle's own dense network"
 
 
 @dataclass(frozen=True)
 class Source:
-    """module: takes (1, C, H, W) or (1, F). shape: that. name: in words. key: tells one network from another."""
+    """module: what torch and its exporters get; takes (1, C, H, W) or (1, F). reference: the same function, which
+    outputs are compared with. shape: of an input. name: in words. key: tells one network from another. own: the bundle
+    whose exports the others get, None where torch makes theirs.
+    """
 
     module: nn.Module
+    reference: Reference
     shape: Shape
     name: str
     key: str
+    own: Bundle | None = None
 
     def outputs(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the network itself gives, frame by frame: (N, 1, ...)."""
+        """What the network itself gives, frame by frame: (N, 1, ...), maps with channels first."""
+        results = []
         with torch.inference_mode():
-            results = [self.module(torch.from_numpy(frame[np.newaxis])).numpy() for frame in frames]
+            for frame in frames:
+                answer = self.reference(torch.from_numpy(frame[np.newaxis]))
+                results.append((answer[0] if isinstance(answer, tuple) else answer).numpy())
         return np.stack(results).astype(np.float32)
 
 
@@ -56,49 +72,65 @@ class _OfBundle(nn.Module):
         return torch_graph.run(self._graph, {name: x}).outputs[output]
 
 
-def read_source(bundle: Bundle, model: str | None, weights: Path | None, input_shape: str | None) -> Source:
+def read_source(
+    bundle: Bundle, model: str | None, weights: Path | None, input_shape: str | None, by_us: bool = False
+) -> Source:
     """The model that the bundle was compiled from or, without ``model``, the bundle's own dense network.
 
-    Raises InputError for a network that does not take one array and give one, ModelError where the model cannot be
-    loaded or fits no batch of one.
+    by_us: give the others haste-edge's own exports of the bundle, which all get where the model is no torch
+    model. Raises InputError for a network that does not take one array and give one, ModelError where the model cannot
+    be loaded or is another one.
     """
     if len(bundle.graph.inputs) != 1 or len(bundle.graph.outputs) != 1:
         raise InputError("Only networks with one input and one output can be compared.", "This bundle has more.")
     shape = (1, *bundle.graph.inputs[0].shape)
-    if model is None:
-        return Source(
-            _OfBundle(bundle.graph).eval(), shape, "the bundle's own dense network", _key(bundle.graph, shape)
-        )
-    loaded = load_model(model, weights, input_shape or "x".join(map(str, shape)))
-    if loaded.input_shape != shape or len(loaded.graph.inputs) != 1:
-        raise ModelError(
-            f"{model} takes {loaded.input_shape}, the bundle {shape}.", "Give the model that the bundle was made of."
-        )
-    if not isinstance(loaded.reference, nn.Module):
-        raise ModelError(
-            f"{model} is no torch network that takes any batch, so it cannot be exported to other formats.",
-            "Leave --source out: the bundle's own dense network is compared then.",
-        )
-    return Source(loaded.reference, shape, loaded.source, _key(loaded.graph, shape))
+    dense = _OfBundle(bundle.graph).eval()
+    reference: Reference = dense
+    name = OWN_NETWORK
+    if model is not None:
+        loaded = _load(bundle, model, weights, input_shape)
+        if loaded.input_shape != shape or len(loaded.graph.inputs) != 1:
+            raise ModelError(
+                f"{model} takes {loaded.input_shape}, the bundle {shape}.",
+                "Give the model that the bundle was made of.",
+            )
+        if isinstance(loaded.reference, nn.Module) and not by_us:
+            return Source(loaded.reference, loaded.reference, shape, loaded.source, _key(loaded.graph, shape))
+        reference, name, by_us = loaded.reference, loaded.source, True
+    if not by_us:
+        return Source(dense, reference, shape, name, _key(bundle.graph, shape, _DENSE))
+    key = _key(bundle.graph, shape, (*_DENSE, *_EXPORTS))
+    preprocessing = replace(bundle.preprocessing, layout="NCHW")  # as frames are, which spares turning them
+    own = replace(bundle, preprocessing=preprocessing)
+    return Source(dense, reference, shape, f"{name}, by haste-edge's own exports", key, own)
 
 
-def _key(graph: Graph, shape: Shape) -> str:
-    """A digest of the network, this torch and the export scripts."""
+def _load(bundle: Bundle, model: str, weights: Path | None, input_shape: str | None) -> LoadedModel:
+    """A file states its shape itself, or is tried with that of the bundle, in the layout that it most likely has."""
+    shape = bundle.graph.inputs[0].shape
+    if input_shape is None and Path(model).suffix.lower() in (".onnx", ".tflite"):
+        try:
+            return load_model(model, weights)
+        except ModelError:
+            last = bundle.preprocessing.layout == "NHWC" and len(shape) == 3
+            shape = (*shape[1:], shape[0]) if last else shape
+    return load_model(model, weights, input_shape or "x".join(map(str, (1, *shape))))
+
+
+def _key(graph: Graph, shape: Shape, makers: Sequence[Path] = ()) -> str:
+    """A digest of the network, this torch, the export scripts, and other files whose code makes the others' files."""
     key = hashlib.sha256(f"{torch.__version__} {sys.version} {shape}".encode())
     for node in graph.nodes:
         key.update(repr((node.name, node.op, node.inputs, sorted(node.attributes.items()))).encode())
     for name, array in sorted(graph.constants.items()):
         key.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    for script in sorted(FOREIGN.glob("export_*.py")):
+    for script in (*sorted(FOREIGN.glob("export_*.py")), *makers):
         key.update(script.read_bytes())
     return key.hexdigest()[:16]
 
 
-def save_program(source: Source, root: Path) -> Path:
-    """The folder of this network below ``root`` with its torch program in it; the oldest ones beyond a few go.
-
-    Raises ModelError where torch cannot export it.
-    """
+def folder_of(source: Source, root: Path) -> Path:
+    """The folder of this network below ``root``, made if need be; the oldest ones beyond a few go."""
     folder = root / source.key
     with alone(root):
         others = [other for other in root.iterdir() if other.is_dir() and other != folder]
@@ -106,17 +138,24 @@ def save_program(source: Source, root: Path) -> Path:
             shutil.rmtree(old, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         folder.touch()
-        if not (folder / PROGRAM).exists():
-            partial = folder / f"partial-{PROGRAM}"
-            try:
-                example = (torch.zeros(source.shape),)
-                with torch.no_grad():
-                    torch.export.save(torch.export.export(source.module, example, strict=False), partial)
-            except Exception as error:  # torch.export has no common base class
-                said = " ".join(str(error).split())[:200]
-                raise ModelError(f"torch cannot export {source.name}: {said}.", "Leave --source out.") from error
-            partial.replace(folder / PROGRAM)
     return folder
+
+
+def save_program(source: Source, folder: Path) -> None:
+    """The torch program in the folder of the network, unless it is there. Raises ModelError where torch cannot export
+    it."""
+    with alone(folder):
+        if (folder / PROGRAM).exists():
+            return
+        partial = folder / f"partial-{PROGRAM}"
+        try:
+            example = (torch.zeros(source.shape),)
+            with torch.no_grad():
+                torch.export.save(torch.export.export(source.module, example, strict=False), partial)
+        except Exception as error:  # torch.export has no common base class
+            said = " ".join(str(error).split())[:200]
+            raise ModelError(f"torch cannot export {source.name}: {said}.", "Leave --source out.") from error
+        partial.replace(folder / PROGRAM)
 
 
 def export(
@@ -130,6 +169,7 @@ def export(
         if (folder / f"{step.file}.made").exists():
             return
         on_step(f"Exporting the network to {step.file}")
-        command = [pythons[step.environment], FOREIGN / step.script, folder, "x".join(map(str, shape))]
+        told = [step.read] if step.read else []
+        command = [pythons[step.environment], FOREIGN / step.script, folder, "x".join(map(str, shape)), *told]
         processes.run(command, folder / f"{step.script}.log", processes.environment())
         (folder / f"{step.file}.made").touch()

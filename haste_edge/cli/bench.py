@@ -29,12 +29,20 @@ def bench(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="The model it was compiled from, for the others: package.module:factory or a .pt2. "
-            "Without it they get the bundle's own dense network.",
+            help="The model it was compiled from: package.module:factory, or a .pt2, .onnx or .tflite file. All "
+            "outputs are compared with it. Without it the bundle's own dense network is taken.",
         ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="The factory's weights: a safetensors state dict.")] = None,
     input: Annotated[str | None, typer.Option(help="Input shape; by default the bundle's.")] = None,
+    own_exports: Annotated[
+        bool,
+        typer.Option(
+            "--own-exports",
+            help="Give the others what `haste-edge export` writes, instead of PyTorch's exports of the model. "
+            "They get that anyway where MODEL is a file of another kind.",
+        ),
+    ] = False,
     against: Annotated[
         str, typer.Option(help='"all", or some of onnxruntime,openvino,litert,tflite,ncnn,torch.')
     ] = "onnxruntime,openvino,litert,tflite,ncnn,torch",
@@ -58,9 +66,12 @@ def bench(
 ) -> None:
     """Time a bundle and other runtimes on the same network, taking turns, each in a process of its own.
 
-    The others are installed on demand into environments in the user's cache folder, and given the network through
-    torch.onnx, litert-torch or pnnx. Their outputs are compared with ours first. Whoever cannot take part is named.
-    All compute in float32 on the same number of threads. Nothing is left running when this ends, however it ends.
+    The others are installed on demand into environments in the user's cache folder. A torch network they get through
+    torch.onnx, litert-torch or pnnx; one that came as an .onnx or .tflite file as haste-edge's own exports of the
+    bundle, but for torch itself, which reads neither and gets the bundle's network as a program.
+
+    Outputs are compared first, with the model and with ours. Whoever cannot take part is named. All compute in float32
+    on the same number of threads. Nothing is left running when this ends, however it ends.
     """
     from haste_edge import processes
     from haste_edge.bench import compare, peers
@@ -73,7 +84,7 @@ def bench(
         numbers = parse_levels(levels, len(content.plan.levels))
         accuracy: Mapping[int, Mapping[str, Any]] = {} if evaluated is None else read_evaluation(evaluated)
         frames, frames_name = _frames(content, data)
-        network = read_source(content, source, weights, input)
+        network = read_source(content, source, weights, input, own_exports)
         comparison = compare.Comparison()
         ready = compare.prepare(chosen, network, comparison, reporter.step)
         if prepare:
@@ -86,7 +97,10 @@ def bench(
             logs = Path(scratch)
             with compare.started(ready, bundle, threads, logs, comparison, reporter.step) as workers:
                 expected = network.outputs(frames)
-                compare.check_outputs(workers, numbers, frames, expected, content, logs, comparison, reporter.step)
+                compare.check_outputs(
+                    workers, numbers, frames, expected, content, logs, comparison, reporter.step,
+                    own_exports=network.own is not None,
+                )  # fmt: skip
                 complete = _measure(comparison, rounds, burst / 1000, reporter)
         if complete and data is not None and evaluated is None:
             accuracy = _accuracy(bundle, data, numbers, limit, reporter)
@@ -94,7 +108,8 @@ def bench(
         note("Interrupted before anything was measured.")
         raise typer.Exit(INTERRUPTED)
     about = {
-        "bundle": str(bundle), "source": network.name, "dtype": content.dtype, "frames": frames_name,
+        "bundle": str(bundle), "source": network.name,
+        "own_exports": network.own is not None, "dtype": content.dtype, "frames": frames_name,
         "threads": threads, "rounds": rounds, "burst_ms": burst, "complete": complete, "machine": compare.machine(),
     }  # fmt: skip
     result = {**about, **compare.as_json(comparison, accuracy)}

@@ -10,13 +10,13 @@ import typer
 
 from haste_edge.cli.common import Debug, Json
 from haste_edge.cli.compile import one_of
-from haste_edge.errors import ModelError
+from haste_edge.extras import needing
 from haste_runtime.cli.common import print_json
 
 if TYPE_CHECKING:
     from haste_edge.exports.export import ExportReport
 
-FORMATS = {"onnx": ("onnx", "google"), "tflite": ("tflite", "flatbuffers")}  # and the packages that writing one needs
+FORMATS = ("onnx", "tflite")
 
 HELP = """Write a bundle's exact network, level 0, as a file that other runtimes read.
 
@@ -47,7 +47,7 @@ def export(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    kind = one_of(to, tuple(FORMATS), "--to")
+    kind = one_of(to, FORMATS, "--to")
     report = exporter(kind)(bundle, out or bundle.with_name(f"{bundle.stem}.level0.{kind}"))
     if json:
         print_json(report.as_json())
@@ -63,7 +63,7 @@ def export(
 
 def exporter(kind: str) -> Callable[[Path, Path], ExportReport]:
     """What writes files of that kind. Raises ModelError where it needs what is not installed."""
-    try:
+    with needing(kind, "Writing"):
         if kind == "tflite":
             from haste_edge.exports.tflite_model import export_tflite
 
@@ -71,9 +71,3 @@ def exporter(kind: str) -> Callable[[Path, Path], ExportReport]:
         from haste_edge.exports.onnx_model import export_onnx
 
         return export_onnx
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in FORMATS[kind]:
-            raise
-        raise ModelError(
-            f"Writing .{kind} files needs the package {kind}.", f'Install it: pip install "haste-edge[{kind}]"'
-        ) from error

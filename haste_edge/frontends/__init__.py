@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from haste_edge.errors import ModelError
+from haste_edge.extras import needing
 from haste_edge.frontends.export import LoadedModel, Reference
 from haste_edge.frontends.exported_program import load_exported_program
 from haste_edge.frontends.torch_module import load_factory
@@ -61,28 +61,15 @@ _Loader = Callable[[Path, Sequence[Shape] | None], LoadedModel]
 
 
 def _onnx_loader() -> _Loader:
-    with _needing("onnx", "onnx", "google"):
+    with needing("onnx", "Reading"):
         from haste_edge.frontends.onnx_model import load_onnx
     return load_onnx
 
 
 def _tflite_loader() -> _Loader:
-    with _needing("tflite", "tflite", "flatbuffers"):
+    with needing("tflite", "Reading"):
         from haste_edge.frontends.tflite_model import load_tflite
     return load_tflite
-
-
-@contextmanager
-def _needing(extra: str, *packages: str) -> Iterator[None]:
-    """Raises ModelError where one of the packages is missing. extra: it has them, and is called like the first."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in packages:
-            raise
-        raise ModelError(
-            f"Reading .{extra} files needs the package {packages[0]}.", f'Install it: pip install "haste-edge[{extra}]"'
-        ) from error
 
 
 _FILES: dict[str, Callable[[], _Loader]] = {

@@ -19,12 +19,12 @@ from torch import nn
 
 from haste_edge import cli, processes
 from haste_edge import compile as compiler
-from haste_edge.bench import compare, environments, peers, rounds
+from haste_edge.bench import compare, environments, own_exports, peers, rounds
 from haste_edge.bench.foreign.worker import load_adapter
 from haste_edge.bench.peers import Export, Peer
 from haste_edge.bench.plot import save_comparison_plot
 from haste_edge.bench.report import COLUMNS, cells, ordered
-from haste_edge.bench.source import FOREIGN, read_source, save_program
+from haste_edge.bench.source import FOREIGN, folder_of, read_source, save_program
 from haste_edge.frontends import load_model
 from haste_runtime.bundle import read_bundle
 from haste_runtime.errors import HasteError, InputError
@@ -249,7 +249,8 @@ def test_an_environment_is_made_once_and_nothing_is_left_of_one_that_fails(
 def test_every_peer_has_its_scripts_and_requirements() -> None:
     for peer in peers.PEERS.values():
         assert (FOREIGN / peer.adapter).is_file()
-        for step in peer.exports:
+        assert all(isinstance(step, Export) or step.file in own_exports.WRITERS for step in peer.own)
+        for step in (*peer.exports, *(step for step in peer.own if isinstance(step, Export))):
             assert (FOREIGN / step.script).is_file()
             assert f"torch=={torch.__version__.partition('+')[0]}" in peers.requirements(step.environment)
         assert "numpy" in " ".join(peers.requirements(peer.environment))
@@ -324,7 +325,9 @@ def test_the_source_is_the_model_or_the_bundles_own_network(
     assert rounds.largest_error(own.outputs(frames), model.outputs(frames)) < 1e-5
     assert own.key != model.key == read_source(bundle, "models_for_bench:network", None, None).key
     for source in (own, model):
-        saved = torch.export.load(save_program(source, tmp_path) / "source.pt2").module()
+        kept = folder_of(source, tmp_path)
+        save_program(source, kept)
+        saved = torch.export.load(kept / "source.pt2").module()
         with torch.no_grad():
             assert np.allclose(saved(torch.from_numpy(frames[:1])).numpy(), source.outputs(frames)[0], atol=1e-5)
     with pytest.raises(HasteError, match=r"takes .* the bundle"):
@@ -336,7 +339,7 @@ def test_only_some_exported_networks_are_kept(folder: Path, tmp_path: Path) -> N
     for number in range(9):
         (tmp_path / f"old{number}").mkdir()
         os.utime(tmp_path / f"old{number}", (number, number))
-    save_program(source, tmp_path)
+    folder_of(source, tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert left == sorted([source.key, *(f"old{number}" for number in range(4, 9))])
 
@@ -474,10 +477,15 @@ def test_a_plot_with_and_without_accuracy(tmp_path: Path, top1: float | None) ->
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_model_of_one_batch_size_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_of_one_batch_size_is_given_to_the_others_by_our_own_exports(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(folder)
     module = load_model("models_for_bench:network", None, "1x3x16x16").reference
     assert isinstance(module, nn.Module)
     torch.export.save(torch.export.export(module, (torch.zeros(2, 3, 16, 16),)), tmp_path / "fixed.pt2")
-    with pytest.raises(HasteError, match="no torch network that takes any batch"):
-        read_source(read_bundle("net.haste"), str(tmp_path / "fixed.pt2"), None, None)
+    source = read_source(read_bundle("net.haste"), str(tmp_path / "fixed.pt2"), None, None)
+    assert source.own is not None
+    frames = np.random.default_rng(0).standard_normal((3, 3, 16, 16), np.float32)
+    with torch.no_grad():
+        assert np.allclose(source.outputs(frames)[:, 0], module(torch.from_numpy(frames)).numpy(), atol=1e-5)
