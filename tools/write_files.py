@@ -111,7 +111,19 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
         time = next((row for row in own if row["kind"] == "time"), None)
         kept = "" if about["objective_used"] == about["objective"] else " (hardly any does, so these save FLOPs)"
         lines += ["", f"{OBJECTIVES[about['objective']]}{kept}:", "", *levels_table(levels, time)]
-    return lines
+        named = next((row for row in own if row["kind"] == "named"), None)
+    return [*lines, *(names_table(named["pictures"]) if named else [])]
+
+
+def names_table(pictures: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The best classes of whole photographs, by the names in the bundle."""
+    best = {
+        picture: ", ".join(f"{entry['name']} {100 * entry['probability']:.0f} %" for entry in top)
+        for picture, top in pictures.items()
+    }
+    head = ["picture", "five best classes"]
+    said = "Whole photographs, by `haste-run infer`; sizes, colours, numbers and names are in the bundle:"
+    return [said, "", *table(head, [list(row) for row in best.items()])]
 
 
 def page(rows: Sequence[Row]) -> str:

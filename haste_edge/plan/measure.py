@@ -35,6 +35,7 @@ from haste_runtime.projection import projection_of
 SPARSITY = 2 / 3
 RUN_BYTES = 64 << 20  # largest value of a run with several settings at once
 LEAST = 1e-12  # energies below this count as none
+STILL = 1e-6  # share of its energy that what hardly varies is taken to vary by
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,8 +93,8 @@ def layer_seed(seed: int, node: str, patch: int) -> int:
 def output_parts(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, tuple[int, ...]]:
     """Output -> channels of the parts that it is joined of, where its last step is to join some.
 
-    A detector gives places and scores in one output. Places are numbers of hundreds of pixels, scores are below 1 and
-    nearly all about 0: over both together, no score would ever count.
+    A detector gives places and scores in one output. Places are hundreds of pixels, scores are below 1 and nearly all
+    about 0: over both together, no score would ever count.
     """
     last = {node.name: node for node in graph.nodes if node.op == "concat" and node.attributes["axis"] == 0}
     return {name: tuple(shapes[i][0] for i in last[name].inputs) for name in graph.outputs if name in last}
@@ -104,22 +105,35 @@ def distortion(
 ) -> float:
     """How much outputs changed, mean over those that ``outputs`` has; 0 for not at all.
 
-    parts: of the outputs, as `output_parts` gives them; of such an output, the mean over its parts.
+    parts: of the outputs, as `output_parts` gives them; of such an output the part that changed most counts, each
+    relative to how it varies from picture to picture. Places of boxes are mostly where in the picture they were looked
+    for, which tells nothing.
     Maps (N, C, H, W): relative squared change, sums over the pictures. Vectors (N, F) of three and more are scores:
     their mean is taken out, which changes no answer, and every picture counts alike, however large its scores are.
     """
     changes = []
     for name, y in outputs.items():
-        sizes = (parts or {}).get(name, (y.shape[1],))
-        split = (t.double().split(sizes, 1) for t in (y, exact[name]))
-        own = [_change(a, b) for a, b in zip(*split, strict=True)]
-        changes.append(sum(own) / len(own))
+        pair = y.double(), exact[name].double()
+        if parts and name in parts:
+            split = (t.split(parts[name], 1) for t in pair)
+            changes.append(max(_change(a, b, _variation(b)) for a, b in zip(*split, strict=True)))
+        else:
+            changes.append(_change(*pair, float(pair[1].square().sum())))
     return sum(changes) / max(len(changes), 1)
 
 
-def _change(y: Tensor, exact: Tensor) -> float:
+def _variation(exact: Tensor) -> float:
+    """Squared difference from the mean over the pictures, sum; of one picture, which tells no variation, all of it."""
+    whole = float(exact.square().sum())
+    if len(exact) == 1:
+        return whole
+    return max(float((exact - exact.mean(0)).square().sum()), STILL * whole)
+
+
+def _change(y: Tensor, exact: Tensor, size: float) -> float:
+    """size: of a map, what its squared change is relative to."""
     if y.dim() != 2 or y.shape[1] < 3:
-        return float((y - exact).square().sum()) / max(float(exact.square().sum()), LEAST)
+        return float((y - exact).square().sum()) / max(size, LEAST)
     y, exact = y - y.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True)
     return float(((y - exact).square().sum(1) / exact.square().sum(1).clamp_min(LEAST)).mean())
 

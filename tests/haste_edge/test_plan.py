@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from builders import GraphBuilder, bundle_for
+from torch import Tensor
 
 from haste_edge import torch_graph
 from haste_edge.errors import PlanError
@@ -348,14 +349,26 @@ def detector() -> Graph:
     return b.graph("both")
 
 
-def test_what_an_output_is_joined_of_counts_alike() -> None:
+def test_of_an_output_that_is_joined_the_part_that_changed_most_counts() -> None:
     graph = detector()
     parts = output_parts(graph, check_graph(graph))
     assert parts == {"both": (2, 3)}
-    places, scores = torch.full((2, 2, 12, 12), 200.0), torch.full((2, 3, 12, 12), 0.01)
-    exact, blind = ({"both": torch.cat([places, share * scores], 1)} for share in (1, 0))
-    assert distortion(blind, exact, parts) == pytest.approx(0.5)
+    varied = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)  # from picture to picture
+    places = 200 + 10 * varied.expand(2, 2, 12, 12)
+    scores = 0.01 * (1 + varied).expand(2, 3, 12, 12)
+
+    def changed(places: Tensor, scores: Tensor) -> float:
+        return distortion({"both": torch.cat([places, scores], 1)}, exact, parts)
+
+    exact = {"both": torch.cat([places, scores], 1)}
+    assert changed(places, scores) == 0.0
+    assert changed(places, 0 * scores) == pytest.approx(2.0)
+    assert changed(places + 5, scores) == pytest.approx(0.25)
+    assert changed(places + 5, 0 * scores) == pytest.approx(2.0)
+    blind = {"both": torch.cat([places, 0 * scores], 1)}
     assert distortion(blind, exact) < 1e-8
+    one = ({"both": y["both"][:1]} for y in (blind, exact))  # a single picture: what does not vary counts, too
+    assert 0 <= distortion(*one, parts) < 1e6
     assert output_parts(network(), check_graph(network())) == {}
 
 
