@@ -95,12 +95,14 @@ def notes(environment: Record, records: Sequence[Record]) -> list[str]:
     about = environment.get("machine", {})
     where = f" on {about['cpu']['model']}, numba {about['numba']}" if about else ""
     alone = all(record.get("alone") for record in records if record["state"] == "compiled")
+    calibrated = sorted({record.get("calibrated_on", "smooth noise") for record in records if "opset" in record})
     shared = "" if alone else " Other programs were running on that machine, so small differences say nothing."
     return [
         f"- **Files** are made with {there}; and compiled with {ours}.",
         "- **Weights** are random, from one seed, and made so that mistakes show: parameters that are one number "
-        f"everywhere (biases, norms) get noise of deviation {SPREAD} added, and a pass over {CALIBRATION} pictures of "
-        "noise scales each layer to give a deviation of one and sets the statistics of batch norms.",
+        f"everywhere (biases, norms) get noise of deviation {SPREAD} added, and a pass over {CALIBRATION} pictures "
+        f"({'; older files: '.join(reversed(calibrated))}) scales each layer to give a deviation of one and sets the "
+        "statistics of batch norms.",
         "- **Input**: 224 x 224 for most, also where the authors took larger pictures, as for EfficientNet and "
         "segmentation: shapes of layers and operators are the same, arithmetic is less.",
         f"- **Error**: the largest difference of level 0 from ONNX Runtime on the same file and {FRAMES} pictures, as "

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "pixeltable-yolox")
 CALIBRATION = 4  # pictures of noise; more than one, as some batch norms see one pixel of each
+CALIBRATED_ON = "white noise and squares"
 SPREAD = 0.1  # deviation of what is added to parameters that are one number everywhere
 TINY = 1e-3  # scales of residual branches below this leave nothing of the branch, and would test nothing
 
@@ -176,10 +177,14 @@ def calibrate(network: nn.Module, pictures: Tensor) -> None:
 
 
 def noise(count: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Pictures as normalised networks see them: coarse and fine noise, about -2 to 2."""
-    coarse = torch.randn(count, channels, 8, 8, generator=generator)
-    smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-    return smooth + 0.5 * torch.randn(count, channels, size, size, generator=generator)
+    """Pictures (count, C, size, size) as networks see them: pixels of 0 to 1, less 0.45, divided by 0.225. In turn white
+    noise and squares of one colour. With only one of them some channels would be silent here and loud on the other: as
+    layers multiply that, deep networks would get numbers of which float32 keeps nothing."""
+    white = torch.rand(count, channels, size, size, generator=generator)
+    squares = torch.rand(count, channels, 8, 8, generator=generator)
+    fine = 0.06 * torch.randn(count, channels, size, size, generator=generator)
+    smooth = (nn.functional.interpolate(squares, (size, size)) + fine).clamp(0, 1)
+    return (torch.stack([white, smooth], 1).flatten(0, 1)[:count] - 0.45) / 0.225
 
 
 def export(network: nn.Module, example: Tensor, out: Path) -> int:
@@ -235,7 +240,7 @@ def main() -> None:
     calibrate(network, noise(CALIBRATION, args.channels, args.size, generator))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     opset = export(network, noise(1, args.channels, args.size, generator), args.out)
-    print(json.dumps({"parameters": parameters, "opset": opset}))
+    print(json.dumps({"parameters": parameters, "opset": opset, "calibrated_on": CALIBRATED_ON}))
 
 
 if __name__ == "__main__":
