@@ -81,12 +81,14 @@ class Limits:
 
 
 def choose(members: Sequence[Member], known: Mapping[str, Record], only: str, force: bool, again: bool) -> list[Member]:
-    """Those that are left to do. only: names with commas between them, or "" for all. Raises SystemExit for others."""
+    """Those that are left to do. only: names with commas between them, which are done in that order, or "" for all,
+    those with a ladder last. Raises SystemExit for others."""
     names = [name.strip() for name in only.split(",") if name.strip()]
-    unknown = [name for name in names if name not in {member.name for member in members}]
+    known_as = {member.name: member for member in members}
+    unknown = [name for name in names if name not in known_as]
     if unknown:
         raise SystemExit(f"{', '.join(unknown)}: no member of the zoo. tools/zoo_members.py has them all.")
-    wanted = [member for member in members if not names or member.name in names]
+    wanted = [known_as[name] for name in names] or sorted(members, key=lambda member: member.ladder)
     if force:
         return wanted
     todo = {m.name for m in wanted if m.name not in known}
@@ -192,7 +194,6 @@ def main() -> None:
     args = parser.parse_args()
     records = Records(args.results)
     todo = choose(MEMBERS, records.found, args.only, args.force, args.again)
-    todo.sort(key=lambda member: member.ladder)
     say(f"{len(todo)} of {len(MEMBERS)} models to do; {len(records.found)} records in {args.results}")
     if not todo:
         return

@@ -177,9 +177,9 @@ def calibrate(network: nn.Module, pictures: Tensor) -> None:
 
 
 def noise(count: int, channels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Pictures (count, C, size, size) as networks see them: pixels of 0 to 1, less 0.45, divided by 0.225. In turn white
-    noise and squares of one colour. With only one of them some channels would be silent here and loud on the other: as
-    layers multiply that, deep networks would get numbers of which float32 keeps nothing."""
+    """Pictures (count, C, size, size) as networks see them: pixels of 0 to 1, less 0.45, divided by 0.225. In turn
+    white noise and squares of one colour. With only one of them some channels would be silent here and loud on the
+    other: as layers multiply that, deep networks would get numbers of which float32 keeps nothing."""
     white = torch.rand(count, channels, size, size, generator=generator)
     squares = torch.rand(count, channels, 8, 8, generator=generator)
     fine = 0.06 * torch.randn(count, channels, size, size, generator=generator)

@@ -170,7 +170,11 @@ def test_what_is_recorded_is_not_done_again(tmp_path: Path) -> None:
     assert {m.name for m in choose(MEMBERS, known, "", False, False)} == {*BY_NAME} - {"unet", "resnet18"}
     assert [m.name for m in choose(MEMBERS, known, "unet,resnet18", False, False)] == []
     assert [m.name for m in choose(MEMBERS, known, "unet, resnet18", False, True)] == ["unet"]
-    assert [m.name for m in choose(MEMBERS, known, "resnet18", True, False)] == ["resnet18"]
+    assert [m.name for m in choose(MEMBERS, known, "vgg11,resnet18,alexnet", True, False)] == [
+        "vgg11",
+        "resnet18",
+        "alexnet",
+    ]
     with pytest.raises(SystemExit, match="resnet17"):
         choose(MEMBERS, known, "resnet17", False, False)
     records.put(compiled("unet"))
