@@ -248,7 +248,10 @@ def test_the_page_has_a_table_for_each_network_and_objective() -> None:
     cpu = {"model": "a processor"}
     times = {"kind": "time", "ms": [2.0, 1.5], "cpu": cpu, "backend": "numba", "threads": 1}
     rows.append({"name": "resnet8", "objective": "time", "bundle": "1", **times})
+    top = [{"index": 3, "name": "a cat", "probability": 0.875}, {"index": 1, "name": "a dog", "probability": 0.125}]
+    rows.append({**rows[-1], "objective": "flops", "kind": "named", "pictures": {"chelsea.png": top}})
     page = write_files.page(rows)
+    assert "| chelsea.png | a cat 88 %, a dog 12 % |" in page
     assert page.index("## ResNet-8") < page.index("## YOLOv8n")
     assert "| level | saved % | agreement % | difference % | top-1 % | ms |" in page
     assert "| 1 | 12.3 | 99.0 | 1.23 | 88.0 | 1.50 |" in page
