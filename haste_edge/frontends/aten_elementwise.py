@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from math import inf
 
+import numpy as np
 import torch
 
 from haste_edge.frontends.aten import Argument, Call, Computed, Converter, Known, Rules
+from haste_edge.frontends.formulas import BROADCAST, SELU, as_scale, bounds, in_frame, per_channel, plain_elu, power
 from haste_edge.frontends.refusals import Refused
-from haste_runtime.attributes import MAX_FLOAT
+from haste_edge.frontends.values import Array
 
 RULES = Rules()
-
-_BROADCAST = "Write it with operands of as many axes, in which each axis is as long as the other's, or 1."
 
 
 def _activation(c: Converter, call: Call, kind: str) -> Computed:
@@ -41,11 +41,9 @@ def unary(c: Converter, call: Call, x: Argument, function: str, alpha: float = 0
 
 @RULES("hardtanh.default", "clamp.default", "clamp_min.default", "clamp_max.default")
 def _clamp(c: Converter, call: Call) -> Computed:
-    low, high = call.get("min_val", call.get("min")), call.get("max_val", call.get("max"))
-    if low == 0 and high in (6, None, math.inf):
-        return _activation(c, call, "relu6" if high == 6 else "relu")
-    bounds = [MAX_FLOAT if bound is None else float(bound) for bound in (low, high)]
-    return _unary(c, call, "clip", max(-bounds[0] if low is None else bounds[0], -MAX_FLOAT), min(bounds[1], MAX_FLOAT))
+    given = call.get("min_val", call.get("min")), call.get("max_val", call.get("max"))
+    kind, low, high = bounds(*(end if bound is None else bound for bound, end in zip(given, (-inf, inf), strict=True)))
+    return _unary(c, call, kind, low, high) if kind == "clip" else _activation(c, call, kind)
 
 
 _PLAIN = {  # ATen's name -> ours, where there is nothing more to it
@@ -84,11 +82,10 @@ def _gelu(c: Converter, call: Call) -> Computed:
 @RULES("elu.default", "celu.default", "selu.default")
 def _elu(c: Converter, call: Call) -> Computed:
     if call.operation.startswith("selu"):
-        alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+        alpha, scale = SELU
     else:
-        alpha, scale = call["alpha"], call.get("scale", 1)
-    if call.get("input_scale", 1) != 1 or (call.operation.startswith("celu") and alpha != 1):
-        raise Refused("It scales its input.", "Use ELU, which does not.")
+        celu, scale = call.operation.startswith("celu"), call.get("scale", 1)
+        alpha = plain_elu(celu, call["alpha"], call.get("input_scale", 1))
     y = _unary(c, call, "elu", alpha)
     if scale == 1:
         return y
@@ -121,17 +118,10 @@ def _prelu(c: Converter, call: Call) -> Computed:
 @RULES("square.default", "rsqrt.default", "pow.Tensor_Scalar")
 def _power(c: Converter, call: Call) -> Computed:
     exponent = call.get("exponent", 2 if call.operation.startswith("square") else -0.5)
-    x = call["self"]
-    if exponent in (0.5, -0.5):
-        x = _unary(c, call, "sqrt")
-    if exponent in (-1, -0.5):
-        return unary(c, call, x, "reciprocal")
-    if exponent in (1, 0.5):
-        return Computed(x.name, x.shape)
-    if exponent in (2, 3):
-        y = _combine(c, call, "multiply", x, x)
-        return y if exponent == 2 else _combine(c, call, "multiply", y, x)
-    raise Refused(f"It raises to the power {exponent}.", "Only -1, -1/2, 1/2, 1, 2 and 3 can be compiled.")
+    x = y = call["self"]
+    for function in power(exponent):
+        y = _combine(c, call, "multiply", y, x) if function == "multiply" else unary(c, call, y, function)
+    return Computed(y.name, y.shape)
 
 
 # --- two operands ----------------------------------------------------------------------------------------------------
@@ -146,16 +136,17 @@ def _combine(c: Converter, call: Call, function: str, x: Argument, other: Argume
     attributes = {"function": function, "activation": "none"}
     if isinstance(other, Computed):
         if len(x.shape) != len(other.shape):
-            raise Refused(f"It combines values of per-frame shapes {x.shape} and {other.shape}.", _BROADCAST)
+            raise Refused(f"It combines values of per-frame shapes {x.shape} and {other.shape}.", BROADCAST)
         return c.emit(call, "binary", [c.value(x), c.value(other)], attributes, label=function)
     tensor = other.tensor if isinstance(other, Known) else torch.tensor(float(other))
-    extents = (1,) * (len(x.shape) + 1 - tensor.dim()) + tuple(tensor.shape)
-    if len(extents) != len(x.shape) + 1 or extents[0] != 1:
-        raise Refused(f"It combines a frame of shape {x.shape} with a constant of {tuple(tensor.shape)}.", _BROADCAST)
+    extents = in_frame(x.shape, tuple(tensor.shape))
     key = other.key if isinstance(other, Known) else ""
     return c.emit(
-        call, "binary", [c.value(x)], attributes, {"other": Known(tensor.reshape(extents[1:]), key)}, label=function
+        call, "binary", [c.value(x)], attributes, {"other": Known(tensor.reshape(extents), key)}, label=function
     )
+
+
+_FUNCTIONS = {"add": "add", "sub": "subtract", "mul": "multiply", "div": "divide"}
 
 
 @RULES(*(f"{kind}.{other}" for kind in ("add", "sub", "rsub", "mul", "div") for other in ("Tensor", "Scalar")))
@@ -170,8 +161,7 @@ def _arithmetic(c: Converter, call: Call) -> Computed:
             raise Refused("It multiplies the second operand by alpha.", "Write the product as an operation of its own.")
         if kind == "add" and a.shape == b.shape:
             return c.emit(call, "add", [c.value(a), c.value(b)], {"activation": "none"})
-        names = {"add": "add", "sub": "subtract", "mul": "multiply", "div": "divide"}
-        return _combine(c, call, names[kind], a, b)
+        return _combine(c, call, _FUNCTIONS[kind], a, b)
     x, constant = (a, b) if isinstance(a, Computed) else (b, a)
     if kind == "div" and x is b:
         x, kind = unary(c, call, x, "reciprocal"), "mul"
@@ -184,12 +174,8 @@ def _arithmetic(c: Converter, call: Call) -> Computed:
             x = _scaled(c, call, x, ones)
         function = {"mul": "multiply", "div": "divide"}.get(kind, "add")
         return _combine(c, call, function, x, Known(value, constant.key if sign == 1 or kind in ("mul", "div") else ""))
-    one, zero = torch.ones_like(number), torch.zeros_like(number)
-    if kind in ("add", "sub"):  # a + factor * b
-        scale, shift = (one, sign * number) if x is a else (sign * one, number)
-    else:
-        scale, shift = (number if kind == "mul" else 1 / number), zero
-    return emit_scale(c, call, x, Known(scale), Known(shift))
+    scale, shift = as_scale(_FUNCTIONS[kind], number, x is a, factor)
+    return emit_scale(c, call, x, Known(torch.tensor(scale)), Known(torch.tensor(shift)))
 
 
 def _scaled(c: Converter, call: Call, x: Computed, factor: torch.Tensor) -> Computed:
@@ -197,14 +183,10 @@ def _scaled(c: Converter, call: Call, x: Computed, factor: torch.Tensor) -> Comp
     return c.make(call, "scale", [c.value(x)], {"activation": "none"}, constants)
 
 
-def _per_channel(call: Call, constant: Argument) -> torch.Tensor | None:
+def _per_channel(call: Call, constant: Argument) -> Array | None:
     """A constant that is broadcast over a frame, as one float64 number per channel; None if it takes more."""
-    tensor = constant.tensor.double() if isinstance(constant, Known) else torch.tensor(float(constant)).double()
-    channels, rank = call.shape[0], len(call.shape)
-    if tensor.numel() == 1:
-        return tensor.reshape(1).expand(channels)
-    extents = (1,) * (rank + 1 - tensor.dim()) + tuple(tensor.shape)
-    return tensor.reshape(channels) if extents == (1, channels, *(1,) * (rank - 1)) else None
+    array = constant.tensor.double().numpy() if isinstance(constant, Known) else np.array(float(constant))
+    return per_channel(array, call.shape, call.shape[0])
 
 
 _EXTREMES = {"maximum.default": "maximum", "minimum.default": "minimum", "max.other": "maximum", "min.other": "minimum"}

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from haste_edge.frontends.builder import Builder
+from haste_edge.frontends.formulas import BROADCAST, as_scale, bounds, in_frame, per_channel
+from haste_edge.frontends.formulas import power as power_steps
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.values import Argument, Array, Computed, Known, Named
 from haste_runtime.attributes import MAX_FLOAT
-
-_BROADCAST = "Write it with operands of as many axes, in which each axis is as long as the other's, or 1."
 
 
 def as_float(array: Array) -> Array:
@@ -32,6 +32,28 @@ def unary(
     x = c.computed(value)
     attributes = {"function": function, "alpha": float(alpha), "beta": float(beta)}
     return c.emit(call, "unary", [x.name], attributes, like=x)
+
+
+def clip(c: Builder, call: Named, value: Argument | None, low: float, high: float) -> Computed:
+    kind, low, high = bounds(low, high)
+    return unary(c, call, value, kind, low, high) if kind == "clip" else activation(c, call, value, kind)
+
+
+def elu(c: Builder, call: Named, value: Argument | None, alpha: float, factor: float = 1.0) -> Computed:
+    """Multiplied by a factor, as SELU is."""
+    y = unary(c, call, value, "elu", alpha)
+    if factor == 1:
+        return y
+    number = np.full(c.shapes[y.name][:1], factor)
+    constants = scale_and_shift(number, np.zeros_like(number))
+    return c.emit(call, "scale", [y.name], {"activation": "none"}, constants, like=y)
+
+
+def power(c: Builder, call: Named, value: Argument | None, exponent: float) -> Computed:
+    x = y = c.computed(value)
+    for function in power_steps(exponent):
+        y = combine(c, call, "multiply", y, x) if function == "multiply" else unary(c, call, y, function)
+    return y
 
 
 def activation(c: Builder, call: Named, value: Argument | None, kind: str) -> Computed:
@@ -61,7 +83,7 @@ def combine(c: Builder, call: Named, function: str, x: Computed, other: Argument
     result = 0 if whole else None
     if isinstance(other, Computed):
         if len(x.shape) != len(other.shape):
-            raise Refused(f"It combines values of per-frame shapes {x.shape} and {other.shape}.", _BROADCAST)
+            raise Refused(f"It combines values of per-frame shapes {x.shape} and {other.shape}.", BROADCAST)
         x, other = c.alike([x, other])
         names, shape = [x.name, other.name], tuple(map(max, x.shape, other.shape))
         if function == "add" and x.shape == other.shape:
@@ -69,10 +91,8 @@ def combine(c: Builder, call: Named, function: str, x: Computed, other: Argument
         return c.emit(call, "binary", names, attributes, like=replace(x, shape=shape), result=result)
     constant = c.known(other, "constant")
     x = c.unreshaped(x)
-    extents = (1,) * (1 + len(x.shape) - constant.array.ndim) + constant.array.shape
-    if len(extents) != len(x.shape) + 1 or extents[0] != 1:
-        raise Refused(f"It combines a frame of shape {x.shape} with a constant of {constant.array.shape}.", _BROADCAST)
-    array = constant.array.reshape(extents[1:]).transpose(np.argsort(x.order))  # as the value lies
+    extents = in_frame(x.shape, constant.array.shape)
+    array = constant.array.reshape(extents).transpose(np.argsort(x.order))  # as the value lies
     key = constant.key if x.order == tuple(range(len(x.order))) else ""
     return c.emit(call, "binary", [x.name], attributes, {"other": Known(array, key)}, like=x, result=result)
 
@@ -107,14 +127,7 @@ def arithmetic(c: Builder, call: Named, function: str, a: Argument | None, b: Ar
             function, x = "add", _unary_step(c, call, x, "negative")
         return combine(c, call, function, x, constant)
     x, number = found
-    one, zero = np.ones_like(number), np.zeros_like(number)
-    if function == "add":
-        scale, shift = one, number
-    elif function == "subtract":
-        scale, shift = (one, -number) if first else (-one, number)
-    else:
-        with np.errstate(divide="ignore"):  # the graph's check names a constant that is not finite
-            scale, shift = (number if function == "multiply" else 1 / number), zero
+    scale, shift = as_scale(function, number, first)
     return c.emit(call, "scale", [x.name], {"activation": "none"}, scale_and_shift(scale, shift), like=x)
 
 
@@ -140,14 +153,9 @@ def _gated(c: Builder, call: Named, a: Computed, b: Computed) -> Computed | None
 
 def _per_channel(c: Builder, call: Named, x: Computed, constant: Known) -> tuple[Computed, Array] | None:
     """How the value lies, and the constant as one float64 number for each of its channels; None if it takes more."""
-    array = as_float(constant.array)
     if call.shapes[0] != x.shape:
         return None
-    channels = c.shapes[x.name][0]
-    if array.size == 1:
-        return x, np.broadcast_to(array.reshape(1), (channels,))
-    x = c.unreshaped(x)
-    channels = c.shapes[x.name][0]
-    extents = (1,) * (1 + len(x.shape) - array.ndim) + array.shape
-    wanted = (1, *(channels if axis == 0 else 1 for axis in x.order))
-    return (x, array.reshape(channels)) if extents == wanted else None
+    if constant.array.size > 1:
+        x = c.unreshaped(x)
+    number = per_channel(constant.array, x.shape, c.shapes[x.name][0], x.order.index(0))
+    return None if number is None else (x, number)

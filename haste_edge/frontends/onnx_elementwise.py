@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from haste_edge.frontends.builder import Builder, Rules
-from haste_edge.frontends.elementwise import activation, arithmetic, combine, extreme, prelu, scale_and_shift, unary
+from haste_edge.frontends.elementwise import activation, arithmetic, clip, combine, elu, extreme, power, prelu, unary
+from haste_edge.frontends.formulas import SELU, plain_elu
 from haste_edge.frontends.onnx_values import Call
 from haste_edge.frontends.refusals import Refused
 from haste_edge.frontends.values import Computed
@@ -25,16 +22,12 @@ def _relu(c: Builder, call: Call) -> Computed:
 
 @RULES("Clip")
 def _clip(c: Builder, call: Call) -> Computed:
-    low, high = _bound(c, call, "min", 1, -MAX_FLOAT), _bound(c, call, "max", 2, MAX_FLOAT)
-    if low == 0 and high in (6, MAX_FLOAT):
-        return activation(c, call, call.input(0), "relu6" if high == 6 else "relu")
-    return unary(c, call, call.input(0), "clip", low, high)
+    return clip(c, call, call.input(0), _bound(c, call, "min", 1, -MAX_FLOAT), _bound(c, call, "max", 2, MAX_FLOAT))
 
 
 def _bound(c: Builder, call: Call, name: str, index: int, default: float) -> float:
     given = call.input(index)
-    value = call.attribute(name, default) if given is None else c.known(given, name).array.reshape(-1)[0]
-    return min(max(float(value), -MAX_FLOAT), MAX_FLOAT)
+    return float(call.attribute(name, default) if given is None else c.known(given, name).array.reshape(-1)[0])
 
 
 _PLAIN = {  # ONNX's name -> ours, where there is nothing more to it
@@ -70,16 +63,9 @@ def _hard_sigmoid(c: Builder, call: Call) -> Computed:
 @RULES("Elu", "Celu", "Selu")
 def _elu(c: Builder, call: Call) -> Computed:
     selu = call.operation == "Selu"
-    alpha = call.attribute("alpha", 1.6732632423543772848170429916717 if selu else 1.0)
-    if call.operation == "Celu" and alpha != 1:
-        raise Refused("It scales its input.", "Use ELU, which does not.")
-    y = unary(c, call, call.input(0), "elu", alpha)
-    gamma = call.attribute("gamma", 1.0507009873554804934193349852946) if selu else 1.0
-    if gamma == 1:
-        return y
-    factor = np.full(c.shapes[y.name][:1], gamma)
-    constants = scale_and_shift(factor, np.zeros_like(factor))
-    return c.emit(call, "scale", [y.name], {"activation": "none"}, constants, like=y)
+    alpha = call.attribute("alpha", SELU[0] if selu else 1.0)
+    factor = call.attribute("gamma", SELU[1]) if selu else 1.0
+    return elu(c, call, call.input(0), plain_elu(call.operation == "Celu", alpha), factor)
 
 
 @RULES("Gelu")
@@ -96,19 +82,9 @@ def _prelu(c: Builder, call: Call) -> Computed:
 @RULES("Pow")
 def _power(c: Builder, call: Call) -> Computed:
     given = c.known(call.input(1), "exponent").array
-    x, exponent = c.computed(call.input(0)), float(given.reshape(-1)[0]) if given.size == 1 else math.nan
-    if exponent == 1:
-        return x
-    if exponent in (0.5, -0.5):
-        x = unary(c, call, x, "sqrt")
-    if exponent in (-1, -0.5):
-        x = unary(c, call, x, "reciprocal")
-    if exponent in (2, 3):
-        square = combine(c, call, "multiply", x, x)
-        return square if exponent == 2 else combine(c, call, "multiply", square, x)
-    if exponent in (0.5, -0.5, -1):
-        return x
-    raise Refused(f"It raises to the power {given.tolist()}.", "Only -1, -1/2, 1/2, 1, 2 and 3 can be compiled.")
+    if given.size != 1:
+        raise Refused(f"It raises to the powers {given.tolist()}.", "Raise to one for all.")
+    return power(c, call, call.input(0), float(given.item()))
 
 
 # --- two operands ----------------------------------------------------------------------------------------------------
