@@ -22,7 +22,7 @@ HELP = """Write a bundle's exact network, level 0, as a file that other runtimes
 
 So you can check haste-edge with a runtime that you trust, or measure beside it: batch norms are folded, nothing is
 merged, and weights are float32, however the bundle stores them. Inputs and outputs have the names that a session of the
-bundle has; mean, std, scale, colour, layout and classes are in the file's metadata, as JSON.
+bundle has; how pictures become inputs, and the names of classes, are in the file's metadata, as JSON.
 
 \b
   onnx     in the bundle's layout, with any batch; operator set 17

@@ -15,13 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 from builders import GraphBuilder, bundle_for, random_network, shuffling_network
+from exporting import command, metadata, written
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx_models import assert_close, channels_first, channels_last, load, on_graph, random_inputs, with_onnxruntime
 from random_graphs import RandomGraph, one, steps_of
 
-from haste_edge import cli
 from haste_edge.compile import VerificationError
 from haste_edge.errors import UnsupportedModelError
 from haste_edge.exports import export as exporting
@@ -30,11 +30,11 @@ from haste_edge.exports.onnx_model import export_onnx
 from haste_edge.exports.onnx_nodes import RULES
 from haste_runtime import Session
 from haste_runtime.attributes import BINARY, MAX_FLOAT, UNARY
-from haste_runtime.bundle import Bundle, read_bundle, write_bundle
+from haste_runtime.bundle import Bundle, read_bundle
 from haste_runtime.bundle_errors import BundleWriteError
 from haste_runtime.graph import Graph, Value
 from haste_runtime.operators import OPERATORS
-from haste_runtime.preprocessing import LAYOUTS, Preprocessing
+from haste_runtime.preprocessing import LAYOUTS
 
 SHARE = 2e-5  # of the largest output
 
@@ -206,13 +206,6 @@ def test_constants_named_like_values(tmp_path: Path) -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def written(folder: Path, **options: Any) -> Path:
-    bundle = replace(bundle_for(random_network(1), **options), classes=("a", "b", "ç", "d", "e"))
-    preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 127.5, bundle.preprocessing.layout, "BGR")
-    write_bundle(folder / "net.haste", replace(bundle, preprocessing=preprocessing))
-    return folder / "net.haste"
-
-
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_a_file_takes_and_gives_what_a_session_does(dtype: str, layout: str, tmp_path: Path) -> None:
@@ -230,11 +223,7 @@ def test_a_file_takes_and_gives_what_a_session_does(dtype: str, layout: str, tmp
     model = onnx.load(tmp_path / "net.onnx")
     assert all(w.data_type == onnx.TensorProto.FLOAT for w in model.graph.initializer if w.name in bundle_keys(path))
     said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert said == {
-        **{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "scale": 127.5, "layout": layout, "colour": "BGR"},
-        **{"fit": "cover", "crop": 1.0, "fill": 0.0},
-        **{"classes": ["a", "b", "ç", "d", "e"], "made_by": "tests"},
-    }
+    assert said == metadata(layout)
 
 
 def bundle_keys(path: Path) -> set[str]:
@@ -316,13 +305,6 @@ def test_weights_that_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["haste-edge", "export", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import tflite
 from builders import GraphBuilder, bundle_for, random_network, shuffling_network
+from exporting import command, metadata, written
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx_models import assert_close, channels_last, random_inputs
 from random_graphs import RandomGraph, one, steps_of
 from tflite_models import TfliteBuilder, load, on_graph, with_litert
 
-from haste_edge import cli, demo
+from haste_edge import demo
 from haste_edge.compile import TOLERANCE, VerificationError, compile_model
 from haste_edge.errors import ModelError, UnsupportedModelError
 from haste_edge.exports import tflite_model, tflite_nodes
@@ -341,13 +342,6 @@ def test_random_graphs(tmp_path: Path, steps: list[Callable[[RandomGraph], None]
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def written(folder: Path, **options: Any) -> Path:
-    bundle = replace(bundle_for(random_network(1), **options), classes=("a", "b", "ç", "d", "e"))
-    preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 127.5, bundle.preprocessing.layout, "BGR")
-    write_bundle(folder / "net.haste", replace(bundle, preprocessing=preprocessing))
-    return folder / "net.haste"
-
-
 def level_0(bundle: Path, last: np.ndarray) -> np.ndarray:
     """What a session gives for frames with channels last."""
     with Session(bundle, backend="numpy") as session:
@@ -371,10 +365,7 @@ def test_a_file_has_channels_last_and_float_weights(dtype: str, layout: str, tmp
     assert_close(with_litert(out, [x]), [level_0(path, x)], SHARE)
     assert {tensor.kind for tensor in file.tensors} == {"FLOAT32", "INT32"}
     said = about(out)
-    assert {key: json.loads(value) for key, value in said.items()} == {
-        **{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "scale": 127.5, "layout": layout, "colour": "BGR"},
-        **{"classes": ["a", "b", "ç", "d", "e"], "made_by": "tests"},
-    }
+    assert {key: json.loads(value) for key, value in said.items()} == metadata(layout)
 
 
 def about(path: Path) -> dict[str, str]:
@@ -499,13 +490,6 @@ def test_places_that_cannot_be_written(out: str, tmp_path: Path) -> None:
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["haste-edge", "export", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
