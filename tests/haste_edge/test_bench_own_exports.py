@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from builders import GraphBuilder, bundle_for
 from onnx_models import OnnxBuilder, assert_close, channels_last, on_graph, random_inputs
 from tflite_models import with_litert
@@ -234,3 +235,17 @@ def test_what_cannot_be_exported_is_named(run: Run, tmp_path: Path, monkeypatch:
     (tmp_path / "networks").rename(tmp_path / "before")
     result = bench(run, "--own-exports")
     assert "Writing .onnx files needs the package onnx." in [missing["reason"] for missing in result["missing"]]
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and tracing says what it makes constant
+def test_torch_can_optimise_the_network_of_a_bundle() -> None:
+    """Clamps with whole numbers made it fail."""
+    b = GraphBuilder(0, x=(3, 9, 9))
+    b.conv("first", "x", 3, 6, 3, activation="relu")
+    b.conv("second", "first", 6, 6, 3, activation="relu6")
+    source = read_source(bundle_for(b.graph()), None, None, None)
+    x = torch.randn(1, 3, 9, 9)
+    with torch.no_grad():
+        script = torch.jit.trace(torch.export.export(source.module, (x,), strict=False).module(), x)
+        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(script.eval()))
+        assert torch.allclose(frozen(x), source.module(x), atol=1e-5)

@@ -32,6 +32,7 @@ from haste_edge.errors import ModelError, UnsupportedModelError
 from haste_edge.frontends import load_model, tflite_process
 from haste_edge.passes import run_passes
 from haste_runtime import Session
+from haste_runtime.attributes import MAX_FLOAT
 from haste_runtime.preprocessing import Preprocessing
 
 IMAGE = (1, 11, 13, 3)
@@ -207,6 +208,16 @@ def test_functions_of_two_numbers(tmp_path: Path, op: str, other: tuple[int, ...
     first = b("EXP", [b.inputs[0]], IMAGE)
     results = [b(op, [first, second], IMAGE, **options), b(op, [second, first], IMAGE, **options)]
     assert_agrees(b.model(*results), tmp_path)
+
+
+def test_one_number_for_all_is_a_bound(tmp_path: Path) -> None:
+    b = TfliteBuilder(IMAGE)
+    x = b("MINIMUM", [b("MAXIMUM", [b.constant(-0.5), *b.inputs], IMAGE), b.constant([0.75])], IMAGE)
+    loaded = assert_agrees(b.model(x), tmp_path)
+    made = [node.attributes for node in loaded.graph.nodes]
+    assert [(a["function"], a["alpha"], a["beta"]) for a in made] == [
+        ("clip", -0.5, MAX_FLOAT), ("clip", -MAX_FLOAT, 0.75),
+    ]  # fmt: skip
 
 
 def test_sums_of_several(tmp_path: Path) -> None:
