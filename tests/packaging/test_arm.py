@@ -6,6 +6,7 @@ over it). Two run at a time. Where emulation is missing these tests fail in CI, 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from wheel_tools import ROOT
 
@@ -22,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from emulation.architectures import ARCHITECTURES, EmulationError, architecture_of
 from emulation.machine import Machine
+from emulation.packages import OLDEST_GLIBC, platforms
 from emulation.root import Root
 
 from haste_edge.cross.wheels import build_runtime
@@ -66,7 +69,14 @@ RUNS = (
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Root]:
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Ours, by machine."""
+    made = build_runtime(["rpi4", "generic-armv7"], tmp_path_factory.mktemp("wheels"), lambda *_: None, jobs=2)
+    return {wheel.machine: wheel.path for wheel in made}
+
+
+@pytest.fixture(scope="module")
+def roots(request: pytest.FixtureRequest) -> dict[str, Root]:
     """By Debian's name, with our wheel for that machine and the tests' needs as overlays."""
     made = {name: Root(architecture) for name, architecture in ARCHITECTURES.items()}
     try:
@@ -76,10 +86,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Root]:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    wheels = build_runtime(["rpi4", "generic-armv7"], tmp_path_factory.mktemp("wheels"), lambda *_: None, jobs=2)
-    for wheel in wheels:
-        (root,) = (root for root in made.values() if root.architecture.machine == wheel.machine)
-        root.wheel(wheel.path)
+    wheels = request.getfixturevalue("wheels")
+    for root in made.values():
+        root.wheel(wheels[root.architecture.machine])
     return made
 
 
@@ -136,3 +145,27 @@ def test_only_numpy_and_safetensors_are_there(roots: dict[str, Root], architectu
     doctor = machine.run("-m", "haste_runtime.cli", "doctor", overlays=overlays)
     assert doctor.returncode == 0, doctor.stdout
     assert root.architecture.machine in doctor.stdout
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_install_and_run(
+    roots: dict[str, Root], wheels: dict[str, Path], cases: Path, architecture: str, tmp_path: Path
+) -> None:
+    """pip takes the wheel for that machine's; then a frame runs there with compiled code, to the host's bytes, where
+    nothing but Python, numpy and safetensors is beside it."""
+    root = roots[architecture]
+    tags = platforms(root.architecture.machine, (2, OLDEST_GLIBC))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    only = ["--only-binary=:all:", "--target", tmp_path / "site", *(p for tag in tags for p in ("--platform", tag))]
+    subprocess.run([*map(str, [*pip, *only, wheels[root.architecture.machine]])], check=True)
+    with np.load(cases / "classifier.x.npz") as x, np.load(cases / "classifier.numba.npz") as expected:
+        np.save(tmp_path / "x.npy", x["x"][:1])
+        logits = expected["0/output/logits"][0]
+    cpu, kernels = {"arm64": ("cortex-a72", "cortex-a72"), "armhf": ("cortex-a7", "armv7-neon-vfpv4")}[architecture]
+    command = ["-m", "haste_runtime.cli", "infer", cases / "classifier.haste", tmp_path / "x.npy", "--json"]
+    machine, variables = Machine(root, cpu), {"HASTE_CPU": kernels}
+    done = machine.run(*command, overlays=(tmp_path / "site",), variables=variables, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    said = json.loads(done.stdout)
+    assert said["backend"] == "native"
+    np.testing.assert_array_equal(np.float32(said["frames"][0]["outputs"]["logits"]["values"]), logits)

@@ -77,8 +77,8 @@ def add_blocks(row, packed, blocks, taps, where, parts):
         for i in range((pixels + tile - 1) // tile):
             p, rows = i * tile, min(tile, pixels - i * tile)
             entries = (
-                np.int64(ranges[2 * i]), np.int64(ranges[2 * i + 1]), source, tap_offsets, singles, inputs, weights,
-                ENTRIES, packed, (groups, planes, plane, plane_taps, filters, step),
+                np.int64(ranges[2 * i]), np.int64(ranges[2 * i + 1]), source, tap_offsets, np.int64(0), singles, inputs,
+                weights, ENTRIES, packed, (groups, planes, plane, plane_taps, filters, step),
             )  # fmt: skip
             add_rows(row, rows, at(sources, p), at(inner, p), entries, totals)
             totals = at(totals, rows * width)

@@ -6,7 +6,7 @@ import numpy as np
 
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.jit import kernel, simd
-from haste_runtime.kernels.layout import ROWS
+from haste_runtime.kernels.layout import ROWS, UNROLLED
 from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_stored
 
 at, as_ints = simd.at, simd.as_ints
@@ -64,6 +64,8 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
     padded = op[t.GROUPS] * op[t.BLOCKS] * width
     ahead = max(1, (AHEAD << op[t.STORED]) // (op[t.KY] * op[t.KX]))
     one, nothing = np.int64(1), (np.int64(0), source, np.int64(0), sources, spill, np.int64(0))  # is merged
+    # of one tap each, they lie in a row
+    row = op[t.GROUP_IN] - op[t.GROUP_IN] % UNROLLED if op[t.KY] * op[t.KX] == 1 else np.int64(0)
     unit = 0
     for first in range(0, pixels, strip):
         last = min(first + strip, pixels)
@@ -82,7 +84,7 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
                 conv_stored(op[t.STORED], at(packed, op[t.WEIGHT] + number * block_size), (
                     op[t.VECTORS], at(packed, op[t.BIAS] + number * width), scales,
                     (last - first, sources, sources, targets, residuals), taps, at(source, group * op[t.GROUP_IN]),
-                    at(index, op[t.TAPS]), one, channels, filters, min(ahead, op[t.GROUP_IN] - 1), nothing,
+                    at(index, op[t.TAPS]), row, one, channels, filters, min(ahead, op[t.GROUP_IN] - 1), nothing,
                     min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
                     at(residual, channel), at(arena, op[t.Y] + channel), spill,
                 ))  # fmt: skip

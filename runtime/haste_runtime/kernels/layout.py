@@ -71,6 +71,7 @@ PATCHES, KEPT, MERGED, KEPT_PIXELS, COMPARED, VERIFIED, WITH_CONSTANT, CONSTANT_
 COUNTERS = 9
 
 ROWS = 6  # output pixels of a full register tile
+UNROLLED = 4  # entries that Winograd's multiplication takes at once where they lie in a row
 ENTRIES = 4  # of a deep convolution, which pass over all output channels together
 TOGETHER = 4  # Winograd's positions whose groups' sums are formed at once; 4 divides both 16 and 36
 CHUNK = 258  # int16 additions of values up to 127 that cannot overflow

@@ -228,7 +228,7 @@ def convolve_window(op, level, arena, packed, index, scratch, singles, groups, c
         conv_stored(op[t.STORED], own, (
             op[t.VECTORS], at(packed, op[t.BIAS] + block * width),
             outputs, (pixels, sources, inner, targets, places),
-            taps, source, at(index, op[t.TAPS]), singles, inputs, weights, np.int64(NEAR),
+            taps, source, at(index, op[t.TAPS]), np.int64(0), singles, inputs, weights, np.int64(NEAR),
             (groups, at(arena, scratch + level[t.PLANES]), level[t.PLANE], plane_taps, filters, size),
             min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
             residual, at(arena, op[t.Y] + block * width), spill,

@@ -1,9 +1,8 @@
 """Explicit SIMD for Numba: vector and register-tile types over raw pointers, and the intrinsics that use them.
 
 Pointers are Numba's ``CPointer``; offsets count elements. A `Vec` is one register of W float32 lanes. A `Tile` is rows
-x vectors of registers: the accumulators of the convolution micro-kernel, one row per output pixel and W output channels
-per vector. LLVM keeps a tile in registers as long as it fits (16 on AVX2, 32 on NEON and AVX-512). Intrinsics on
-integers are defined in `haste_runtime.kernels.simd_integers`, those that functions are made of in
+x vectors of registers: the accumulators of the convolution micro-kernel (`haste_runtime.kernels.simd_tiles`).
+Intrinsics on integers are defined in `haste_runtime.kernels.simd_integers`, those that functions are made of in
 `haste_runtime.kernels.simd_functions`. One source serves every width: W is fixed per process by
 `haste_runtime.kernels.lanes`.
 
@@ -17,10 +16,9 @@ from typing import Any
 
 import llvmlite.ir as ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from haste_runtime.kernels.simd_emit import call, fma, load, load_floats, number, splat, store
+from haste_runtime.kernels.simd_emit import ask, call, clip, fma, load, load_floats, number, splat, store
 from haste_runtime.kernels.simd_functions import (
     vector_absolute,
     vector_exponent,
@@ -57,16 +55,29 @@ from haste_runtime.kernels.simd_integers import (
     wide_zero,
     widen_add,
 )  # fmt: skip
+from haste_runtime.kernels.simd_tiles import (
+    tile_add,
+    tile_bias,
+    tile_clip,
+    tile_fma,
+    tile_fma_next,
+    tile_fma_run,
+    tile_keep,
+    tile_load,
+    tile_pixels,
+    tile_prefetch,
+    tile_repeat,
+    tile_scale,
+    tile_store,
+    tile_width,
+)
 from haste_runtime.kernels.simd_types import (
-    F32,
     F64,
     I8,
     I16,
     I32,
     I64,
     VECTOR,
-    Pixels,
-    Tile,
     W,
     byte_ptr,
     double_ptr,
@@ -80,14 +91,15 @@ from haste_runtime.kernels.simd_types import (
 
 __all__ = [
     "W", "float_ptr", "int_ptr", "ints_dot", "ints_sum", "ints_zero", "keys_instead", "keys_larger", "keys_least",
-    "keys_none", "keys_of", "keys_of_products", "keys_smaller", "long_ptr", "quantise", "quantise_half",
-    "shorts_add", "shorts_store", "shorts_subtract", "shorts_transpose", "shorts_zero", "vector_absolute",
-    "vector_exponent", "vector_mantissa", "vector_polynomial", "vector_power_of_two", "vector_round", "vector_smaller",
-    "vector_square_root", "vector_subtract", "vector_where_below", "vector_with_sign", "wide_squares", "wide_store",
-    "wide_zero", "widen_add",
+    "keys_none", "keys_of", "keys_of_products", "keys_smaller", "long_ptr", "quantise", "quantise_half", "shorts_add",
+    "shorts_store", "shorts_subtract", "shorts_transpose", "shorts_zero", "tile_add", "tile_bias", "tile_clip",
+    "tile_fma", "tile_fma_next", "tile_fma_run", "tile_keep", "tile_load", "tile_pixels", "tile_prefetch",
+    "tile_repeat", "tile_scale", "tile_store", "tile_width", "vector_absolute", "vector_exponent", "vector_mantissa",
+    "vector_polynomial", "vector_power_of_two", "vector_round", "vector_smaller", "vector_square_root",
+    "vector_subtract", "vector_where_below", "vector_with_sign", "wide_squares", "wide_store", "wide_zero",
+    "widen_add",
 ]  # fmt: skip
 
-LINE_BYTES = 64  # of a cache line
 
 # ---- pointers --------------------------------------------------------------------------------------------------------
 
@@ -134,19 +146,12 @@ def as_doubles(typing: Any, pointer: Any) -> Any:
     return double_ptr(pointer), lambda c, b, s, a: b.bitcast(a[0], F64.as_pointer())
 
 
-def _ask(b: Any, place: Any) -> None:
-    line = b.bitcast(place, I8.as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    b.call(function, [line, number(0), number(2), number(1)])
-
-
 @intrinsic
 def prefetch(typing: Any, pointer: Any, offset: Any) -> Any:
     """Ask for the cache line of pointer[offset]; never faults."""
 
     def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        _ask(b, b.gep(a[0], [a[1]]))
+        ask(b, b.gep(a[0], [a[1]]))
         return c.get_dummy_value()
 
     return types.void(pointer, types.int64), emit
@@ -240,16 +245,10 @@ def vector_fma(typing: Any, total: Any, x: Any, y: Any) -> Any:
     return vec(total, x, y), lambda c, b, s, a: fma(b, a[1], a[2], a[0])
 
 
-def _clip(b: Any, x: Any, upper: Any) -> Any:
-    zero, top = ir.Constant(VECTOR, [0.0] * W), splat(b, upper, VECTOR)
-    x = b.select(b.fcmp_ordered(">", x, zero), x, zero)
-    return b.select(b.fcmp_ordered("<", x, top), x, top)
-
-
 @intrinsic
 def vector_clip(typing: Any, x: Any, upper: Any) -> Any:
     """Each lane limited to 0 .. upper (float32)."""
-    return vec(x, types.float32), lambda c, b, s, a: _clip(b, a[0], a[1])
+    return vec(x, types.float32), lambda c, b, s, a: clip(b, a[0], a[1])
 
 
 @intrinsic
@@ -275,173 +274,3 @@ def transpose(typing: Any, source: Any, step: Any, target: Any, target_step: Any
         return c.get_dummy_value()
 
     return types.void(source, types.int64, target, types.int64), emit
-
-
-# ---- register tiles --------------------------------------------------------------------------------------------------
-
-
-def _per_register(b: Any, tile: Any, change: Any) -> Any:
-    for i in range(tile.type.count):
-        tile = b.insert_value(tile, change(i, b.extract_value(tile, i)), i)
-    return tile
-
-
-def _row_offset(b: Any, table: Any, row: int) -> Any:
-    return b.sext(b.load(b.gep(table, [number(row)]), align=4), I64)
-
-
-@intrinsic(prefer_literal=True)
-def tile_bias(typing: Any, vectors: Any, pointer: Any, offset: Any) -> Any:
-    """A tile of one row, loaded from ``vectors`` (a literal) * W consecutive floats."""
-    count = vectors.literal_value
-    kind = Tile(1, count)
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        tile = ir.Constant(ir.ArrayType(VECTOR, count), ir.Undefined)
-        return _per_register(b, tile, lambda j, _: load(b, a[1], b.add(a[2], number(j * W, I64)), VECTOR, 4))
-
-    return kind(vectors, pointer, types.int64), emit
-
-
-@intrinsic(prefer_literal=True)
-def tile_repeat(typing: Any, row: Any, rows: Any) -> Any:
-    """``rows`` (a literal) copies of a one-row tile."""
-    kind = Tile(rows.literal_value, row.vectors)
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        tile = ir.Constant(ir.ArrayType(VECTOR, kind.rows * kind.vectors), ir.Undefined)
-        return _per_register(b, tile, lambda i, _: b.extract_value(a[0], i % row.vectors))
-
-    return kind(row, rows), emit
-
-
-@intrinsic
-def tile_width(typing: Any, tile: Any) -> Any:
-    """How many channels a tile has: a constant, which its type tells."""
-    return types.int64(tile), lambda c, b, s, a: number(tile.vectors * W, I64)
-
-
-@intrinsic
-def tile_load(typing: Any, tile: Any, pointer: Any) -> Any:
-    """A tile of the same size as ``tile``, whose rows follow each other in memory."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        return _per_register(b, a[0], lambda k, _: load(b, a[1], number(k * W, I64), VECTOR, 4))
-
-    return tile(tile, pointer), emit
-
-
-@intrinsic
-def tile_keep(typing: Any, tile: Any, pointer: Any) -> Any:
-    """Store a tile so that `tile_load` finds it."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        for k in range(a[0].type.count):
-            store(b, b.extract_value(a[0], k), a[1], number(k * W, I64), 4)
-        return c.get_dummy_value()
-
-    return types.void(tile, pointer), emit
-
-
-@intrinsic
-def tile_pixels(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
-    """One pointer per row of ``tile``: pointer + offsets[row] (int32)."""
-    kind = Pixels(tile.rows)
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        pixels = ir.Constant(ir.ArrayType(F32.as_pointer(), kind.rows), ir.Undefined)
-        for i in range(kind.rows):
-            pixels = b.insert_value(pixels, b.gep(a[1], [_row_offset(b, a[2], i)]), i)
-        return pixels
-
-    return kind(tile, pointer, offsets), emit
-
-
-@intrinsic
-def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> Any:
-    """tile[i, j] += pixels[i][offset] * weights[j * W : (j + 1) * W], each a fused multiply-add.
-
-    The weights are decoded where they are stored as float16 or int8.
-    """
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        accumulators, pixels, offset, pointer = a
-        filters = [load_floats(b, pointer, number(j * W, I64)) for j in range(tile.vectors)]
-        for i in range(tile.rows):
-            scalar = b.load(b.gep(b.extract_value(pixels, i), [offset]), align=4)
-            pixel = splat(b, scalar, VECTOR)
-            for j in range(tile.vectors):
-                k = i * tile.vectors + j
-                accumulators = b.insert_value(
-                    accumulators, fma(b, pixel, filters[j], b.extract_value(accumulators, k)), k
-                )
-        return accumulators
-
-    return tile(tile, pixels, types.int64, weights), emit
-
-
-@intrinsic
-def tile_prefetch(typing: Any, tile: Any, weights: Any, offset: Any) -> Any:
-    """Ask for every cache line of the filters that `tile_fma` would read from weights[offset] on; never faults."""
-    step = LINE_BYTES * 8 // weights.dtype.bitwidth
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        for i in range(0, tile.vectors * W, step):
-            _ask(b, b.gep(a[1], [b.add(a[2], number(i, I64))]))
-        return c.get_dummy_value()
-
-    return types.void(tile, weights, types.int64), emit
-
-
-@intrinsic
-def tile_add(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
-    """tile[i, j] += pointer[offsets[i] + j * W ...]: the residual."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        def add(k: int, register: Any) -> Any:
-            row, column = divmod(k, tile.vectors)
-            offset = b.add(_row_offset(b, a[2], row), number(column * W, I64))
-            return b.fadd(register, load(b, a[1], offset, VECTOR, 4))
-
-        return _per_register(b, a[0], add)
-
-    return tile(tile, pointer, offsets), emit
-
-
-@intrinsic
-def tile_scale(typing: Any, tile: Any, scale: Any, bias: Any) -> Any:
-    """tile[i, j] = tile[i, j] * scale[j * W ...] + bias[j * W ...], each a fused multiply-add."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        factors, shifts = (
-            [load(b, pointer, number(j * W, I64), VECTOR, 4) for j in range(tile.vectors)] for pointer in a[1:]
-        )
-        return _per_register(
-            b, a[0], lambda k, register: fma(b, register, factors[k % tile.vectors], shifts[k % tile.vectors])
-        )
-
-    return tile(tile, scale, bias), emit
-
-
-@intrinsic
-def tile_clip(typing: Any, tile: Any, upper: Any) -> Any:
-    """Each lane limited to 0 .. upper (float32)."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        return _per_register(b, a[0], lambda _, register: _clip(b, register, a[1]))
-
-    return tile(tile, types.float32), emit
-
-
-@intrinsic
-def tile_store(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
-    """pointer[offsets[i] + j * W ...] = tile[i, j]."""
-
-    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
-        for k in range(tile.rows * tile.vectors):
-            row, column = divmod(k, tile.vectors)
-            offset = b.add(_row_offset(b, a[2], row), number(column * W, I64))
-            store(b, b.extract_value(a[0], k), a[1], offset, 4)
-        return c.get_dummy_value()
-
-    return types.void(tile, pointer, offsets), emit

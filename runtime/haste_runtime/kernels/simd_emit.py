@@ -56,3 +56,21 @@ def call(b: Any, name: str, result: Any, args: list[Any]) -> Any:
 
 def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
     return call(b, f"llvm.fma.v{W}f32", VECTOR, [x, y, z])  # one rounding, on every CPU
+
+
+def ask(b: Any, place: Any) -> None:
+    """A prefetch of the cache line of a place, into the second level."""
+    line = b.bitcast(place, I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [line, number(0), number(2), number(1)])
+
+
+def clip(b: Any, x: Any, upper: Any) -> Any:
+    """Each lane limited to 0 .. upper."""
+    zero, top = ir.Constant(VECTOR, [0.0] * W), splat(b, upper, VECTOR)
+    if b.module.triple.startswith("aarch64"):  # one instruction each, for the same numbers; elsewhere LLVM sees it
+        x = call(b, f"llvm.maxnum.v{W}f32", VECTOR, [x, zero])
+        return call(b, f"llvm.minnum.v{W}f32", VECTOR, [x, top])
+    x = b.select(b.fcmp_ordered(">", x, zero), x, zero)
+    return b.select(b.fcmp_ordered("<", x, top), x, top)

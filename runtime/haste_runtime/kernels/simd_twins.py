@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.kernels.lanes import lanes
-from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS, SHORT_POSITION_BITS
+from haste_runtime.kernels.layout import NO_KEY, POSITION_BITS, SHORT_POSITION_BITS, UNROLLED
 
 W = lanes()
 Array = NDArray[Any]
@@ -294,6 +294,17 @@ def tile_fma(tile: Array, pixels: list[Array], offset: int, weights: Array) -> A
     pixel = np.array([p[offset] for p in pixels], np.float64)[:, None, None]
     filters = weights[: tile.shape[1] * W].astype(np.float64).reshape(1, -1, W)
     return (tile + pixel * filters).astype(np.float32)
+
+
+def tile_fma_run(tile: Array, pixels: list[Array], offset: int, weights: Array) -> Array:
+    width = tile.shape[1] * W
+    for k in range(UNROLLED):
+        tile = tile_fma(tile, pixels, offset + k, weights[k * width :])
+    return tile
+
+
+def tile_fma_next(tile: Array, pointer: Array, offset: int, weights: Array) -> Array:
+    return tile_fma(tile, [pointer[i:] for i in range(len(tile))], offset, weights)
 
 
 def tile_prefetch(tile: Array, weights: Array, offset: int) -> None:

@@ -15,16 +15,18 @@ import numpy as np
 
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.lanes import widest
-from haste_runtime.kernels.layout import BYTES, HALVES, NO_LIMIT, RELU, ROWS
+from haste_runtime.kernels.layout import BYTES, HALVES, NO_LIMIT, RELU, ROWS, UNROLLED
 
 at = simd.at
 tile_bias, tile_repeat, tile_width = simd.tile_bias, simd.tile_repeat, simd.tile_width
 tile_pixels, tile_fma, tile_prefetch = simd.tile_pixels, simd.tile_fma, simd.tile_prefetch
+tile_fma_run = simd.tile_fma_run
 tile_scale, tile_add, tile_clip, tile_store = simd.tile_scale, simd.tile_add, simd.tile_clip, simd.tile_store
 
 INFINITY = np.float32(np.inf)
 SIX = np.float32(6)
 W, WIDEST = simd.W, widest(simd.W)
+ROW_AHEAD = 18  # the same, filter rows where a filter has one tap
 NEAR = 2  # entries: how far ahead of its use the filter of a channel that is kept is asked for
 
 
@@ -38,12 +40,18 @@ def upper_limit(activation):
 def conv_tile(tile, sources, inner, entries):
     """Multiply-add all entries into ``tile``: row i begins at sources[i] of the map, at inner[i] of merged planes.
 
-    entries: (first, last, source, tap_offsets, singles, inputs, weights, ahead, packed, merged), see `conv_block`; only
-    taps first .. last-1 are multiplied, and filters are asked for ``ahead`` entries before their use.
+    entries: (first, last, source, tap_offsets, row, singles, inputs, weights, ahead, packed, merged), see `conv_block`;
+    only taps first .. last-1 are multiplied, and filters are asked for ``ahead`` entries before their use.
     """
-    first, last, source, tap_offsets, singles, inputs, weights, ahead, packed, merged = entries
+    first, last, source, tap_offsets, row, singles, inputs, weights, ahead, packed, merged = entries
     width = tile_width(tile)
     pixels = tile_pixels(tile, source, sources)
+    w = packed
+    for k in range(0, row, UNROLLED):
+        for i in range(UNROLLED):
+            tile_prefetch(tile, w, (ROW_AHEAD + i) * width)
+        tile = tile_fma_run(tile, pixels, k, w)
+        w = at(w, UNROLLED * width)
     for k in range(singles):
         x, w, far = inputs[k], at(packed, weights[k] + first * width), weights[k + ahead] - weights[k]
         for t in range(first, last):
@@ -114,7 +122,7 @@ def conv_pixels(row, pixels, entries, ending):
 
 @kernel
 def conv_block(
-    packed, vectors, bias, scales, pixels, taps, source, tap_offsets, singles, inputs, weights, ahead, merged,
+    packed, vectors, bias, scales, pixels, taps, source, tap_offsets, row, singles, inputs, weights, ahead, merged,
     valid, activation, residual, target, spill,
 ):  # fmt: skip
     """One block of ``vectors`` * W output channels at a list of pixels.
@@ -125,13 +133,15 @@ def conv_block(
     pixels: (count, sources, inner, targets, residuals): how many, and for each its receptive field's first element in a
     channel of ``source`` and in a merged plane, its place in ``target`` and in ``residual``; residuals[0] < 0 means
     that there is no residual. tap_offsets[t]: from a receptive field's first element to tap t.
+    row: so many taps, of the one entry there is then, follow each other in ``source`` and their filters in ``packed``;
+    they are taken `UNROLLED` at a time, the others behind them.
     singles: how many channels stand for themselves; inputs[k], weights[k]: where the k-th begins in ``source``, and its
     filter in ``packed``, which is asked for ``ahead`` entries before its use: as many more offsets are read.
     merged: (groups, planes, plane, plane_taps, filters, step): how many groups follow, their planes, ``plane`` floats
     each, the offsets of taps in them, and their filters, float32 in any case, one every ``step`` floats.
     valid: channels of the block that exist. All offsets are int32.
     """
-    entries = (np.int64(0), taps, source, tap_offsets, singles, inputs, weights, ahead, packed, merged)
+    entries = (row, taps, source, tap_offsets, row, singles, inputs, weights, ahead, packed, merged)
     ending = (*scales, valid, activation, residual, target, spill)
     if vectors == 1:
         conv_pixels(tile_bias(1, bias, 0), pixels, entries, ending)

@@ -72,6 +72,24 @@ def put_pixel(arena, y, other, value, ending):
 
 
 @kernel
+def put_line4(arena, y, pixel, other, step, values, ending):
+    """`put_pixel` of four pixels of which all channels exist, with fewer questions."""
+    bias, upper, _, _ = ending
+    a, b, c, d = values
+    a, b, c, d = add(a, bias), add(b, bias), add(c, bias), add(d, bias)
+    if other >= 0:
+        a, b = add(a, load(arena, other)), add(b, load(arena, other + step))
+        c, d = add(c, load(arena, other + 2 * step)), add(d, load(arena, other + 3 * step))
+    if upper >= 0:
+        a, b = simd.vector_clip(a, upper), simd.vector_clip(b, upper)
+        c, d = simd.vector_clip(c, upper), simd.vector_clip(d, upper)
+    store(arena, y, a)
+    store(arena, y + pixel, b)
+    store(arena, y + 2 * pixel, c)
+    store(arena, y + 3 * pixel, d)
+
+
+@kernel
 def put_tile(arena, side, lines, place, rows, columns, ending):
     """A tile's ``rows`` x ``columns`` pixels out of `output_columns`.
 
@@ -80,16 +98,20 @@ def put_tile(arena, side, lines, place, rows, columns, ending):
     exist, room for a vector).
     """
     y, row, pixel, other, other_row, other_pixel = place
+    whole = columns == side and ending[2] >= W
     for i in range(rows):
         if side == 4:
-            a, b, c, d = output_line4(at(lines, i * 6 * W), W)
-            put_pixel(arena, y, other, a, ending)
-            if columns > 1:
-                put_pixel(arena, y + pixel, other + other_pixel, b, ending)
-            if columns > 2:
-                put_pixel(arena, y + 2 * pixel, other + 2 * other_pixel, c, ending)
-            if columns > 3:
-                put_pixel(arena, y + 3 * pixel, other + 3 * other_pixel, d, ending)
+            values = output_line4(at(lines, i * 6 * W), W)
+            if whole:
+                put_line4(arena, y, pixel, other, other_pixel, values, ending)
+            else:
+                put_pixel(arena, y, other, values[0], ending)
+                if columns > 1:
+                    put_pixel(arena, y + pixel, other + other_pixel, values[1], ending)
+                if columns > 2:
+                    put_pixel(arena, y + 2 * pixel, other + 2 * other_pixel, values[2], ending)
+                if columns > 3:
+                    put_pixel(arena, y + 3 * pixel, other + 3 * other_pixel, values[3], ending)
         else:
             a, b = output_line2(at(lines, i * 4 * W), W)
             put_pixel(arena, y, other, a, ending)
@@ -153,13 +175,10 @@ def winograd_conv(op, arena, packed, index, scratch, worker, workers):
     zeros = clear_row(way, arena, scratch, width)
     sources = as_ints(at(arena, scratch + way[t.LISTS]))
     targets = at(sources, strip)
-    filters = at(targets, strip)
     for i in range(strip):
         sources[i], targets[i] = i * padded, i * (side + 2) * (side + 2) * width
-    for c in range(channels):
-        filters[c] = c * width
     units = (tiles + strip - 1) // strip * op[t.BLOCKS]
-    transformed = -1
+    transformed, nothing = -1, np.int64(0)
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         number = unit // op[t.BLOCKS]
         block = unit - number * op[t.BLOCKS]
@@ -169,10 +188,8 @@ def winograd_conv(op, arena, packed, index, scratch, worker, workers):
             transformed = number
         for position in range((side + 2) * (side + 2)):
             own = way[t.FILTERS_AT] + (block * (side + 2) * (side + 2) + position) * channels * width
-            multiply(
-                op[t.VECTORS], zeros, last - first, sources, targets,
-                at(arena, scratch + way[t.VALUES] + position * way[t.VALUES_STEP]), channels,
-                at(index, op[t.CHANNELS]), filters, at(packed, own), 0, zeros,
-                at(arena, scratch + way[t.SUMS_AT] + position * width),
-            )  # fmt: skip
+            values = at(arena, scratch + way[t.VALUES] + position * way[t.VALUES_STEP])
+            entries = (values, channels, nothing, sources, sources, at(packed, own), nothing, zeros)
+            sums = at(arena, scratch + way[t.SUMS_AT] + position * width)
+            multiply(op[t.VECTORS], zeros, last - first, sources, targets, entries, sums)
         finish_tiles(op, way, arena, packed, scratch, block, across, first, last, 0, 0, op[t.YH], op[t.YW])

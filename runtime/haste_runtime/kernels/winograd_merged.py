@@ -148,12 +148,13 @@ def convolve_patch(op, level, way, arena, packed, scratch, merged, singles, grou
             own = at(packed, way[t.FILTERS_AT] + (block * positions + first) * channels * width)
             add_members(own, channels * width, width, merged, scales, filters, groups * width, groups)
             for i in range(TOGETHER):
-                multiply(
-                    op[t.VECTORS], zeros, tiles, sources, targets,
-                    at(arena, scratch + way[t.VALUES] + (first + i) * way[t.VALUES_STEP]), singles, inputs, weights,
-                    at(own, i * channels * width), groups, at(filters, i * groups * width),
-                    at(arena, scratch + way[t.SUMS_AT] + (first + i) * width),
+                values = at(arena, scratch + way[t.VALUES] + (first + i) * way[t.VALUES_STEP])
+                entries = (
+                    values, np.int64(0), singles, inputs, weights, at(own, i * channels * width), groups,
+                    at(filters, i * groups * width),
                 )  # fmt: skip
+                sums = at(arena, scratch + way[t.SUMS_AT] + (first + i) * width)
+                multiply(op[t.VECTORS], zeros, tiles, sources, targets, entries, sums)
         finish_tiles(op, way, arena, packed, scratch, block, across, 0, tiles, top, left, bottom, right)
 
 
