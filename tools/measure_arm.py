@@ -99,7 +99,7 @@ def loops_of(blocks: Sequence[Block], wanted: int = 2) -> list[dict[str, Any]]:
 
 def peer_rows(
     subject: Subject, source: Source, frames: NDArray[np.float32], expected: NDArray[np.float32],
-    top1: Mapping[int, float | None], args: argparse.Namespace, machine: Machine,
+    args: argparse.Namespace, machine: Machine,
 ) -> dict[str, Any]:  # fmt: skip
     """The other runtimes' "rows", and those that are "missing"; kept in --work, as our kernels do not change them."""
     kept = args.work / f"{subject.name}.peers.json"
@@ -119,7 +119,7 @@ def peer_rows(
         except EmulationError as error:
             missing.append({"runtime": name, "reason": error.message})
             continue
-        for row in rows_of(name, counted, expected, top1):
+        for row in rows_of(name, counted, expected, {}):
             if row["largest_error"] <= SAME:
                 rows.append(row)
             else:
@@ -157,7 +157,7 @@ def measure(subject: Subject, args: argparse.Namespace, machine: Machine, ours: 
     runtime = (REPOSITORY / "runtime",)
     counted = count(machine, "runtime_haste.py", bundle, frames[:2], runtime, {"HASTE_NATIVE": ""}, some)
     rows += rows_of("numpy", counted, expected[:2], top1)
-    others = peer_rows(subject, source, frames, expected, top1, args, machine)
+    others = peer_rows(subject, source, frames, expected, args, machine)
     rows += [row | {"top1": top1.get(0)} for row in others["rows"]]
     return {
         "name": subject.name, "options": list(subject.options), "cpu": machine.cpu, "target": content.target,

@@ -125,11 +125,12 @@ def _read_manifest(container: Container) -> tuple[Bundle, dict[str, TensorRecord
 def _read_tensors(container: Container, bundle: Bundle, records: Mapping[str, TensorRecord]) -> Bundle:
     path = container.path
     tensors: dict[str, NDArray[Any]] = {}
+    kinds = storage(bundle, path)
+    room = container.room(name for name in records if is_constant(kinds.get(name, "")))
     for name, record in records.items():
-        tensors[name] = container.read(name)
+        tensors[name] = container.read(name, room.get(name))
         if sha256(tensors[name]) != record.sha256:
             raise errors.TensorChecksumError(f"{path} is damaged: tensor {name!r} does not match its checksum.")
-    kinds = storage(bundle, path)
     constants = {name: array for name, array in tensors.items() if is_constant(kinds[name])}
     importance = {name: array for name, array in tensors.items() if kinds[name] == "U16"}
     bundle = replace(bundle, graph=replace(bundle.graph, constants=constants), importance=importance)

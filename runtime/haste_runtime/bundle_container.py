@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from typing import Any, NamedTuple
@@ -30,6 +30,8 @@ MAX_FILE = 2**31  # bytes; offsets then fit 32 bits with a sign
 MAX_HEADER = 2**22  # bytes; a few hundred layers need a tenth of it
 MAX_NAME = 512  # characters of a tensor's name
 MAX_DEPTH = 12  # of arrays and objects in each other
+LINE = 64  # bytes of a cache line
+TOGETHER = 1 << 24  # bytes of weights that are read into one piece of memory
 DTYPES: Mapping[str, Any] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -58,10 +60,25 @@ class Container(NamedTuple):
     manifest: str
     tensors: Mapping[str, Entry]
 
-    def read(self, name: str) -> NDArray[Any]:
-        """A tensor as an array that owns its memory. Raises TruncatedBundleError or BundleUnreadableError."""
+    def room(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Arrays to `read` tensors into, in one piece of memory, which is quicker to touch than many. None where they
+        are so large that it is better to let go of them one by one."""
+        entries = {name: self.tensors[name] for name in names if name in self.tensors}
+        sizes = {name: -(-(entry.end - entry.begin) // LINE) * LINE for name, entry in entries.items()}
+        if sum(sizes.values()) > TOGETHER:
+            return {}
+        memory, arrays, begin = np.empty(sum(sizes.values()), np.uint8), {}, 0
+        for name, entry in entries.items():
+            own = memory[begin : begin + entry.end - entry.begin]
+            arrays[name] = own.view(DTYPES[entry.dtype]).reshape(entry.shape)
+            begin += sizes[name]
+        return arrays
+
+    def read(self, name: str, array: NDArray[Any] | None = None) -> NDArray[Any]:
+        """A tensor, into an array of its shape and type if one is given, else in memory of its own. Raises
+        TruncatedBundleError or BundleUnreadableError."""
         entry = self.tensors[name]
-        array = np.empty(entry.shape, DTYPES[entry.dtype])
+        array = np.empty(entry.shape, DTYPES[entry.dtype]) if array is None else array
         with _os_errors(self.path):
             self.file.seek(8 + self.header_bytes + entry.begin)
             got = self.file.readinto(array.reshape(-1).view(np.uint8).data)

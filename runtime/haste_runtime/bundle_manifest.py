@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from haste_runtime.errors import InputError
 from haste_runtime.graph import Graph, Node, Value
 from haste_runtime.plan import Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
+from haste_runtime.record import record
 
 FORMAT_VERSION = 5  # what is written
 OLDEST_VERSION = 1  # what is still read
@@ -28,7 +29,7 @@ MAX_BUDGET = 1e6
 MAX_ARENA = 2**40
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Bundle:
     """A compiled network.
 

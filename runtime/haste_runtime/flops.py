@@ -8,7 +8,7 @@ comparison, and a dead patch is charged for quantising and hashing like any othe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Shape
 from haste_runtime.plan import Plan
+from haste_runtime.record import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LayerCounts:
     """What merging did to one layer: sums over its patches (and, added up, over frames).
 
@@ -120,7 +121,7 @@ def reduction(executed: int, dense: int) -> float:
     return 100.0 * (1.0 - executed / dense) if dense else 0.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Totals:
     """FLOPs of one or more frames. ``may_merge``: the layers whose plan has a variant; ``network``: every convolution
     and linear layer."""

@@ -8,10 +8,10 @@ that one projection fits all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from haste_runtime.graph import Node, Shape
+from haste_runtime.record import record
 
 
 class Tile(NamedTuple):
@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     width: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ConvGeometry:
     """Everything about a convolution but its numbers. Pairs are (vertical, horizontal).
 

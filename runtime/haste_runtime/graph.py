@@ -7,17 +7,19 @@ the node. What each operator means, its attributes and its output shape are in `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haste_runtime.record import record
+
 Shape = tuple[int, ...]
 Constant = NDArray[Any]  # float32, float16 or int8, C-contiguous; `haste_runtime.weights` tells what they mean
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Value:
     """A graph input: its name and per-frame shape."""
 
@@ -25,7 +27,7 @@ class Value:
     shape: Shape
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Node:
     """One operation.
 
@@ -45,7 +47,7 @@ class Node:
         return replace(self, attributes={**self.attributes, **changes})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Graph:
     """Nodes in topological order; `constants` are numpy arrays; `outputs` name nodes (or inputs)."""
 

@@ -9,7 +9,8 @@ same matrix merge more channels (design: the method, section 1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from haste_runtime.record import record
 
 ALGORITHMS = ("direct", "winograd2", "winograd4")  # how a convolution is computed; Winograd F(2x2,3x3), F(4x4,3x3)
 POLICIES = ("mean", "scaled", "budget", "affine", "drop")  # who forms a group, what stands for it: `grouping`
@@ -18,7 +19,7 @@ CODED = ("mean", "scaled", "budget")  # give every channel a code
 UNHASHED = ("drop",)  # compare no channels: projections without rows, and 0 bits
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Variant:
     """patch: output tile side m. bits: rows L_max of the projection, 0 for the policies `UNHASHED`.
     sparsity: share of zero entries asked for.
@@ -42,7 +43,7 @@ class Variant:
     dense_above: float = 1.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LayerPlan:
     """One convolution: the variants it may use (none: always dense) and the reason in words.
 
@@ -55,7 +56,7 @@ class LayerPlan:
     algorithm: str = "direct"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Choice:
     """A layer at a level: index into its variants, bits in use (1..variant.bits; 0 if it has none), and the error
     budget, as a share of a patch's weighted energy (0 for policies without one)."""
@@ -65,7 +66,7 @@ class Choice:
     budget: float = 0.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Level:
     """choices: node name -> Choice; layers not named are dense. Percentages are expected values from compile time.
 
@@ -79,7 +80,7 @@ class Level:
     agreement: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Plan:
     """layers: every convolution of the graph, in graph order. levels[0] has no choices."""
 

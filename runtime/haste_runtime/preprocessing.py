@@ -7,13 +7,13 @@ A picture is a uint8 array ``(H, W, 3)``, RGB. One of another size than the netw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.errors import InputError
+from haste_runtime.record import record
 
 if TYPE_CHECKING:
     from pathlib import Path  # imported for reading files alone, so that sessions start sooner
@@ -24,7 +24,7 @@ FITS = ("cover", "stretch", "contain")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, for networks with one input channel
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Preprocessing:
     """How the source model wants its pictures: brought to its size, then ``(x / scale - mean) / std``, per channel.
 

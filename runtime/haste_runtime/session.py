@@ -120,7 +120,7 @@ class Session(Calibrated):
     ) -> None:
         super().__init__(None if isinstance(path_or_bundle, Bundle) else path_or_bundle)
         bundle = path_or_bundle if isinstance(path_or_bundle, Bundle) else read_bundle(path_or_bundle)
-        shapes = check_graph(bundle.graph)
+        shapes = check_graph(bundle.graph, numbers=isinstance(path_or_bundle, Bundle))  # of a file, they are checked
         count = self.best_threads() if threads == "auto" else threads
         running, self._backend_reason = choose_backend(backend, bundle, count, trace)
         self._backend_name = running.name

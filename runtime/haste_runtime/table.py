@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from haste_runtime.memory import (
 )
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import POLICIES, LayerPlan
+from haste_runtime.record import record
 from haste_runtime.table_rows import ROWS
 from haste_runtime.weights import float_weight
 from haste_runtime.winograd import TILE_SIDES, algorithm_of, pack_filters, packed_filters_shape
@@ -39,7 +39,7 @@ ACTIVATIONS = {"none": t.NO_LIMIT, "relu": t.RELU, "relu6": t.RELU6}
 STORED = {"float32": t.FLOATS, "float16": t.HALVES, "int8": t.BYTES}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Table:
     """operations (n, COLUMNS) and levels (levels, slots, LEVEL_COLUMNS) int64; packed float32; index int32.
 
@@ -61,10 +61,11 @@ class Table:
     trace: int
 
 
-def lined_up(size: int, dtype: type[Any]) -> NDArray[Any]:
-    """Zeros that begin at a cache line."""
+def lined_up(size: int, dtype: type[Any], cleared: bool = True) -> NDArray[Any]:
+    """Zeros that begin at a cache line. Not cleared it holds anything, and comes in large pages where numpy can get
+    them, which takes a fraction of the time to touch."""
     item = np.dtype(dtype).itemsize
-    memory = np.zeros(size * item + 64, np.uint8)
+    memory = np.zeros(size * item + 64, np.uint8) if cleared else np.empty(size * item + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size * item].view(dtype)
 
@@ -103,11 +104,14 @@ class Pool:
     def join(self) -> NDArray[Any]:
         """All of it from a cache line on, and room behind it, as vector loads may run past the end. The parts are let
         go of one by one, so that large ones are not in memory twice; the pool is empty afterwards."""
-        joined = lined_up(self._size + 64, self._dtype.type)
+        joined = lined_up(self._size + 64, self._dtype.type, cleared=False)
         memory = joined.view(np.uint8)
+        end = len(memory)
         while self._parts:
             start, size, write = self._parts.pop()
             write(memory[start : start + size])
+            memory[start + size : end], end = 0, start
+        memory[:end] = 0
         return joined
 
 
@@ -146,7 +150,7 @@ class Builder:
 
     def __init__(self, bundle: Bundle, lanes: int) -> None:
         self.bundle, self.graph, self.lanes = bundle, bundle.graph, lanes
-        self.shapes = check_graph(bundle.graph)
+        self.shapes = check_graph(bundle.graph, numbers=False)  # the session has looked at them
         self.maps, self.scratch = place_maps(bundle.graph, self.shapes)
         self.scratch_size = 64
         self.packed, self.index = Pool(np.float32), Pool(np.int32)
