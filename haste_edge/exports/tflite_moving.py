@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haste_edge.exports.tflite_writer import MOST_AXES, Call, TfliteRule, elements, place, reshaped, stored
+from haste_edge.exports.tflite_writer import MOST_AXES, Call, TfliteRule, place, reshaped, stored
 from haste_edge.frontends.refusals import Refused
 from haste_runtime.graph import Shape
 from haste_runtime.rearranging import common_split, grouped
@@ -45,7 +46,7 @@ def _moved(c: Call, x: int, shape: Shape, split: Shape, axes: Sequence[int], res
         if len(runs) + 1 > MOST_AXES:
             raise Refused(f"It puts {len(runs)} axes in another order; LiteRT does that with {MOST_AXES - 1} at most.")
         lying = sorted(runs, key=lambda run: before.index(run[0]))
-        extents = (1, *(elements(tuple(split[axis] for axis in run)) for run in lying))
+        extents = (1, *(math.prod(split[axis] for axis in run) for run in lying))
         if extents != stored(shape):
             x = reshaped(c, x, extents)
         x, made = turned(c, x, extents, (0, *(1 + lying.index(run) for run in runs)))
@@ -72,7 +73,7 @@ def _in_order(c: Call, x: int, shape: Shape, result: Shape) -> int:
     """Another shape of a frame whose numbers keep their order in the graph."""
     split = common_split(shape, result)
     if split is None:
-        flat = (elements(shape),)
+        flat = (math.prod(shape),)
         return _in_order(c, _in_order(c, x, shape, flat), flat, result)
     return _moved(c, x, shape, split, range(len(split)), result)
 

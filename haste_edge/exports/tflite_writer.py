@@ -7,7 +7,6 @@ refuses is collected, so that all of it can be told at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +197,3 @@ def same_or_valid(
         if count != whole or (seen[axis], seen[2 + axis]) != (total // 2, total - total // 2):
             return "", seen
     return "SAME", seen
-
-
-def elements(shape: Shape) -> int:
-    return math.prod(shape)
