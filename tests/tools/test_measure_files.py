@@ -245,8 +245,8 @@ def test_the_page_has_a_table_for_each_network_and_objective() -> None:
         *rows_of("resnet8", "time", {"saved": 0.0, **scores}, {"saved": 12.34, **scores}, same_answers=100.0),
         *rows_of("resnet8", "flops", {"saved": 30.0, **scores}, same_answers=100.0),
     ]
-    cpu = {"model": "a processor"}
-    times = {"kind": "time", "ms": [2.0, 1.5], "cpu": cpu, "backend": "numba", "threads": 1}
+    cpu = {"model": "a processor", "features": ["avx2"]}
+    times = {"kind": "time", "ms": [2.0, 1.5], "cpu": cpu, "backend": "numba", "threads": 1, "rounds": 5, "runs": 16}
     rows.append({"name": "resnet8", "objective": "time", "bundle": "1", **times})
     top = [{"index": 3, "name": "a cat", "probability": 0.875}, {"index": 1, "name": "a dog", "probability": 0.125}]
     rows.append({**rows[-1], "objective": "flops", "kind": "named", "pictures": {"chelsea.png": top}})
@@ -258,6 +258,8 @@ def test_the_page_has_a_table_for_each_network_and_objective() -> None:
     assert "| 0 | 30.0 | 99.0 | 1.23 | 88.0 |\n" in page
     assert "| 0 | 0.0 | 10 | - | 10 | 0 |" in page
     assert "all of 10 boxes, within 0.0002 pixels" in page
-    assert "hardly any does, so these save FLOPs" in page
-    assert "a processor" in page
+    assert "few levels would, so these save FLOPs" in page
+    assert "Planned to save time, as usual; level 1, the quickest, takes 75 % of level 0's time:" in page
+    assert write_files.quickest({"ms": [1.0, 2.0]}) == "; no level is quicker than level 0"
+    assert "a processor (avx2), numba" in page
     assert max(map(len, page.partition("\n|")[0].splitlines())) <= 120
