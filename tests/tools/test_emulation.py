@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import bundle_for, conv_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import compare_arm
+import count_layers
 import measure_arm
 import write_arm
 from emulation import packages, root
 from emulation.architectures import ARCHITECTURES, EmulationError, architecture_of
 from emulation.counting import Block, read_marks
 from emulation.machine import environment
+
+from haste_runtime.table import build_table
 
 
 def test_marks_and_blocks_are_read() -> None:
@@ -100,7 +104,18 @@ def test_the_page_compares_with_the_fewest_of_the_others() -> None:
         "missing": [{"runtime": "tflite", "reason": "it fails"}], "loops": {},
     }  # fmt: skip
     assert write_arm.share(result, 0) == 0.8
-    page = write_arm.page([result], [])
+    start = {"bundle": "demo", "cpu": "cortex-a72", "native_ms": 10, "numba_ms": None, "limit_ms": 200}
+    page = write_arm.page([result], [], [start])
     assert "not times" in page
+    assert "| demo | 0.80 | met | 0 | 0.80 | 0.65 | not met |" in page
+    assert "| demo | cortex-a72 | 10 | more than 200 | less than 0.05 |" in page
     assert "| haste-edge, native, level 0 (chosen) | 0.00 | 0.80 | 90.0 |" in page
     assert "tflite takes no part: it fails" in page
+
+
+def test_parts_of_a_bundle_are_told_apart() -> None:
+    """Names, kinds and multiply-adds stand beside the rows of the execution table in their order."""
+    bundle = bundle_for(conv_graph(3, 4, 3, 1, 8, 8))
+    rows = count_layers.operations(bundle, 0)
+    assert len(rows) == len(build_table(bundle, 4).operations)
+    assert (rows[0][1], rows[0][2]) == ("3x3 3-4 8x8 direct", 8 * 8 * 4 * 3 * 9)
