@@ -105,15 +105,30 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
     lines += [f"Planned with {first['planned_on']} pictures."]
     if "pictures_with_boxes" in (found := next(r for r in rows if r["name"] == name and r["kind"] == "level")):
         lines += [f"Level 0 has {found['boxes']} boxes on {found['pictures_with_boxes']} of the pictures."]
+    lines += [""]
+    saved: dict[str, list[float]] = {}  # objective -> of its levels
+    named = None
     for about in abouts:
         key = {k: about[k] for k in ("name", "objective", "bundle")}
         own = [row for row in rows if key.items() <= row.items()]
         levels = sorted((r for r in own if r["kind"] == "level"), key=lambda r: int(r["level"]))
+        saved[about["objective"]] = [level["saved"] for level in levels]
+        named = named or next((row for row in own if row["kind"] == "named"), None)
+        if about["objective"] == "flops" and same_levels(saved):
+            lines += [
+                "Planned to save FLOPs: the same levels, as too few would save time and leave the network of use.",
+                "",
+            ]
+            continue
         time = next((row for row in own if row["kind"] == "time"), None)
-        kept = "" if about["objective_used"] == about["objective"] else " (few levels would, so these save FLOPs)"
-        lines += ["", f"{OBJECTIVES[about['objective']]}{kept}{quickest(time)}:", "", *levels_table(levels, time)]
-        named = next((row for row in own if row["kind"] == "named"), None)
+        lines += [f"{OBJECTIVES[about['objective']]}{quickest(time)}:", "", *levels_table(levels, time)]
     return [*lines, *(names_table(named["pictures"]) if named else [])]
+
+
+def same_levels(saved: Mapping[str, Sequence[float]]) -> bool:
+    """Whether levels that should save time save the same FLOPs as those that should save FLOPs."""
+    time, flops = saved.get("time", []), saved["flops"]
+    return len(time) == len(flops) and all(abs(a - b) < 1e-3 for a, b in zip(time, flops, strict=True))
 
 
 def quickest(time: Row | None) -> str:
