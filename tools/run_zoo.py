@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names, with commas between them (default: all)")
     parser.add_argument("--force", action="store_true", help="those too that are recorded already")
     parser.add_argument("--again", action="store_true", help="those too that are recorded, but did not compile")
+    parser.add_argument("--no-ladders", action="store_true", help="level 0 alone, which is quick, for all of them")
     parser.add_argument("--python", type=Path, help="the interpreter of an environment with torchvision and the rest")
     parser.add_argument("--alone", default="", help="command to put before the one that times, such as a chrt")
     parser.add_argument("--minutes", type=float, default=20, help="wall time of one process (default: 20)")
@@ -204,6 +205,7 @@ def main() -> None:
         records.put(of_environment(python, folder))
         limits = Limits(args.minutes, args.memory, tuple(shlex.split(args.alone)))
         for number, member in enumerate(todo, start=1):
+            member = replace(member, ladder=member.ladder and not args.no_ladders)
             say(f"[{number}/{len(todo)}] {member.name} ...")
             record = do(member, python, folder, limits)
             records.put(record)

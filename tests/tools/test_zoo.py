@@ -30,7 +30,7 @@ def compiled(name: str, error: float = 1e-6, **changed: Any) -> dict[str, Any]:
     member = BY_NAME[name]
     return {
         "name": name, "size": member.size, "channels": member.channels, "ladder": member.ladder,
-        "parameters": 5_000_000, "state": "compiled", "error": error,
+        "parameters": 5_000_000, "state": "compiled", "error": error, "proof": 1e-7,
         "flops": 2_000_000_000, "convolutions": 20, "may_merge": 15,
         "may_merge_flops": 1_000_000_000,
         "levels": [{"level": 0, "flops_saved": 0.0}, {"level": 1, "flops_saved": 30.0}],
