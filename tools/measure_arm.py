@@ -182,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     named = [subject for name in args.networks.split(",") for subject in SUBJECTS if subject.name == name]
     chosen = [
-        replace(subject, options=(*subject.options, "--target", args.target), peers=",".join(PEERS))
+        replace(subject, options=(*subject.options, "--target", args.target), peers="")  # see `peer_rows`
         for subject in named
     ]
     for folder in (args.work, args.out):

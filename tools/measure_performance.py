@@ -115,7 +115,8 @@ def get_ready(subject: Subject, commands: Commands, models: Path, data: Path, pi
     np.save(work / f"{subject.name}.npy", frames)
     np.save(work / "noise.npy", np.random.default_rng(0).standard_normal(frames.shape, np.float32))
     source = ("--source", factory, "--weights", weights)
-    commands.give("haste-edge", "bench", bundle.name, *source, "--against", subject.peers, "--prepare")
+    if subject.peers:
+        commands.give("haste-edge", "bench", bundle.name, *source, "--against", subject.peers, "--prepare")
 
 
 def is_evaluated(evaluated: Path, bundle: Path, pictures: int) -> bool:
