@@ -24,10 +24,12 @@ class _Strict(BaseModel):
 
 
 class Cache(_Strict):
-    """kib: size in KiB. shared: between several cores, or each core has its own."""
+    """kib: size in KiB. shared: between several cores, or each core has its own. gb_s: what one core reads from it,
+    10^9 bytes a second, where known."""
 
     kib: int = Field(ge=1, le=1 << 20)
     shared: bool
+    gb_s: float | None = Field(default=None, gt=0)
 
 
 class Caches(_Strict):

@@ -4,10 +4,10 @@
     python tools/write_performance.py
 
 FOLDER holds ``nets.py`` with factories and ``NAME.safetensors`` with their weights; the demo network is always there.
-Every number comes from a command that anyone can give: `haste-edge compile`, `evaluate` and `bench`, `haste-run bench
---profile`. What takes long and need not be undisturbed is done first (compiling, accuracy, setting up the other
-runtimes) and kept in --work; then come a few minutes of timing, each command behind --alone, which may be something
-that keeps other programs off the processor. One JSON file for each network goes to --out.
+Every number comes from a command that anyone can give: `haste-edge targets --measure`, `compile`, `evaluate` and
+`bench`, `haste-run bench --profile`. What takes long and need not be undisturbed is done first (compiling, accuracy,
+setting up the other runtimes) and kept in --work; then come a few minutes of timing, each command behind --alone, which
+may be something that keeps other programs off the processor. One JSON file for each network goes to --out.
 """
 
 from __future__ import annotations
@@ -33,23 +33,27 @@ from haste_runtime.plan import Choice, Level
 from haste_runtime.preprocessing import Preprocessing, images_to_inputs
 
 SHAPE = (3, 32, 32)
+PLANNING = 1000  # pictures for `Subject.planned`
 FRAMES = 8
 LEAST = 1e-6  # an error budget that allows nothing but dropping what is zero
 DROP = 1.25  # points of top-1 that a level may lose to be the one that is looked at
 CIFAR = Preprocessing(MEAN, STD)
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TARGET = "target.toml"  # this computer, for which the bundles are planned
 PEERS = "onnxruntime,openvino,litert,tflite,ncnn,torch"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network as it is compiled. options: of `haste-edge compile`, beside the usual ones."""
+    """A network as it is compiled. options: of `haste-edge compile`, beside the usual ones. planned: its levels are
+    chosen on pictures of --data, without labels and behind those that tell the accuracy, instead of noise."""
 
     name: str
     network: str
     preprocessing: Preprocessing
     options: tuple[str, ...] = ()
     peers: str = PEERS
+    planned: bool = False
 
 
 SUBJECTS = (
@@ -58,6 +62,7 @@ SUBJECTS = (
     Subject("resnet34", "resnet34", CIFAR),
     Subject("resnet34-int8", "resnet34", CIFAR, ("--dtype", "int8"), "onnxruntime,openvino"),
     Subject("demo", "demo", CIFAR),
+    Subject("demo-images", "demo", CIFAR, ("--images", "planning.npz"), "onnxruntime,openvino", planned=True),
 )
 
 
@@ -97,13 +102,18 @@ def get_ready(subject: Subject, commands: Commands, models: Path, data: Path, pi
     noise.npy; and the other runtimes."""
     factory, weights = model(subject, models)
     bundle, evaluated = work / f"{subject.name}.haste", work / f"{subject.name}.evaluated.json"
+    if subject.planned:
+        with np.load(data) as arrays:
+            np.savez(work / "planning.npz", x=arrays["x"][pictures : pictures + PLANNING])
+    if not (work / TARGET).exists():
+        commands.give("haste-edge", "targets", "--measure", TARGET, alone=True)
     if not bundle.exists():
         numbers = {"--mean": subject.preprocessing.mean, "--std": subject.preprocessing.std}
         options = [part for name, values in numbers.items() for part in (name, ",".join(map(str, values)))]
         shape = "x".join(map(str, (1, *SHAPE)))
         commands.give(
             "haste-edge", "compile", factory, "--weights", weights, "--input", shape, *options, *subject.options,
-            "-o", bundle.name,
+            "--target", TARGET, "-o", bundle.name,
         )  # fmt: skip
     if not is_evaluated(evaluated, bundle, pictures):
         limit = ("--limit", str(pictures))

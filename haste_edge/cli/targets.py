@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,12 +15,25 @@ def targets(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One target, with the source of each figure.")
     ] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure this computer, and write a file for `haste-edge compile --target` with its figures; "
+            "takes some seconds, in which nothing else should run."
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the boards haste-edge knows, or show one with the source of each figure."""
+    """List the boards haste-edge knows, show one with the source of each figure, or measure this computer."""
     from haste_edge.targets import list_targets, load_target
 
+    if measure:
+        from haste_edge.measured_target import as_toml, measure_target
+        from haste_runtime.cache import write_whole
+
+        write_whole(measure, as_toml(measure_target(name or "measured")))
+        name = str(measure)
     chosen = [load_target(each) for each in ([name] if name else list_targets())]
     if json:
         print_json({"targets": [target.model_dump() for target in chosen]})

@@ -1,11 +1,11 @@
 """How long a convolution takes on a target, dense or merged: amounts of work, and what each kind costs.
 
 Arithmetic runs at a fixed share of the core's peak; weights come over a bus whose width depends on the cache they fit
-in; and every step of merging has a rate of its own, in proportion to vector width and clock. All of it is added up: a
-core that waits for weights computes little meanwhile. The rates were fitted to the compiled kernels on an x86-64 core
-with AVX2 (`tools/fit_cost_model.py`, which prints how far off they are; Winograd's: docs/winograd.md), and are carried
-over to other cores. No ARM board has been measured: trust the order of the choices, not the milliseconds. The model
-knows one core and float32; merged layers are computed directly.
+in, most of them while others are computed with, since kernels fetch ahead; and every step of merging takes cycles of
+its own, which is added up. The rates were fitted to the compiled kernels on an x86-64 core with vectors of 4, 8 and 16
+lanes (`tools/fit_cost_model.py`, which prints how far off they are), and are carried over to other cores. No ARM board
+has been measured: trust the order of the choices, not the milliseconds. The model knows one core and float32; merged
+layers are computed directly.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ from haste_runtime.operators import why_not_winograd
 from haste_runtime.plan import ALGORITHMS
 from haste_runtime.winograd import TILE_SIDES
 
-EFFICIENCY = 0.91  # of the peak, dense
+EFFICIENCY = 0.875  # of the peak, dense
 MERGED_EFFICIENCY = 1.0  # over the channels that are kept: on small maps, taps that see only the border are left out
+CHAINS = 8  # multiply-adds under way that keep the arithmetic units busy
 FLOAT = 4  # bytes
 FAR = ("l2", "outer", "memory")  # where weights wait
-CACHED_BYTES = 4.0  # weight bytes per cycle and vector lane, from a cache the weights fit in twice
+ROOM = 1.5  # times the weights, that a cache must hold for them to stay in it
+CACHED_BYTES = 4.0  # weight bytes per cycle and vector lane, from the inner cache
 OUTER_BYTES = 1.4  # the same from the last cache; at least what memory gives
-WORTH = 0.4  # of the time of keeping a channel that joining may take, if channels are to join at all
-TRANSFORMED = 0.1  # elements of Winograd's transforms per cycle and lane: inputs, and outputs before their way back
-# Kind of work -> cycles a unit, divided by the vector's lanes where the second number is True (see `merging_work`).
+UNHIDDEN = 0.15  # of the shorter one of computing and reading weights, what the longer one does not hide
+WORTH = 0.7  # of the time of keeping a channel that joining may take, if channels are to join at all
+# What finding out takes, where about half of the channels join (measured on four networks): codes that are compared for
+# each channel, as a share of all channels, entries of a code, and channels that are multiplied.
+COMPARED, ENTRIES, VERIFIED = 0.3, 16, 1.7
+TRANSFORMING = (0.54, 2.8)  # cycles of an element of Winograd's transforms: whatever the lanes, and over the lanes
+# Kind of work (see `merging_work`) -> cycles a unit.
 MERGING = {
-    "quantised": (6.3, True),
-    "projected": (1.7, True),
-    "compared": (5.2, True),
-    "verified": (12.0, True),
-    "averaged": (0.4, True),
-    "joined": (2.2, True),
-    "spread": (0.2, True),
-    "channels": (230.0, False),
+    "quantised": 0.6,
+    "projected": 0.08,
+    "compared": 0.53,
+    "verified": 1.27,
+    "averaged": 2.3,
+    "joined": 0.176,
+    "spread": 1.64,
+    "channels": 261.0,
+    "strided": 0.28,
 }
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds per frame on one core. arithmetic: multiply-adds; weights: waiting for them; overhead: what merging and
-    Winograd's transforms add."""
+    """Seconds per frame on one core. arithmetic: multiply-adds; weights: reading them, which happens meanwhile;
+    overhead: what merging and Winograd's transforms add."""
 
     arithmetic: float
     weights: float
@@ -53,7 +60,8 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        return self.arithmetic + self.weights + self.overhead
+        longer, shorter = max(self.arithmetic, self.weights), min(self.arithmetic, self.weights)
+        return longer + UNHIDDEN * shorter + self.overhead
 
 
 def merging_work(
@@ -63,8 +71,8 @@ def merging_work(
 
     quantised: input values. projected: of them, those that projections add up. compared: entries of codes or
     fingerprints. verified: values of channels that were multiplied. averaged: input values added to their group's mean.
-    joined: filters' values added to a merged filter. spread: additions of constants. channels: times patches, what each
-    takes whatever the vector.
+    joined: filters' values added to a merged filter. spread: additions of constants. channels: times patches. strided:
+    input values of layers with a stride, whose taps lie apart.
     """
     d, filters = geometry.patch_side(patch) ** 2, _filters(geometry)
     channels = counts.patches * geometry.channels_in
@@ -77,8 +85,20 @@ def merging_work(
         "joined": (counts.merged + counts.levelled) * filters,
         "spread": counts.constant_adds * geometry.channels_out,
         "channels": channels,
+        "strided": channels * d if max(geometry.stride) > 1 else 0,
     }
     return {kind: amount / frames for kind, amount in work.items()}
+
+
+def transformed(geometry: ConvGeometry, algorithm: str, lanes: int) -> int:
+    """Elements that Winograd's transforms move in a frame, to the tiles of the input and from those of the output;
+    vectors that channels do not fill are moved whole."""
+    tile = TILE_SIDES[algorithm]
+    if not tile:
+        return 0
+    tiles = -(-geometry.out[0] // tile) * -(-geometry.out[1] // tile)
+    channels = sum(-(-count // lanes) * lanes for count in (geometry.channels_in, geometry.channels_out))
+    return tiles * (tile + 2) ** 2 * channels
 
 
 def touched_bytes(geometry: ConvGeometry, counts: LayerCounts, frames: int) -> tuple[float, float]:
@@ -107,21 +127,34 @@ class CostModel:
         self.target, self.winograd = target, winograd
         self.hertz = target.clock_mhz * 1e6
         self.lanes = target.simd.lanes
-        self.first_touch = self._bytes_per_second(network_bytes)
+        self._network_bytes = network_bytes
 
     def dense(self, geometry: ConvGeometry, algorithm: str = "") -> Prediction:
         """The convolution as it stands; grouped ones too. algorithm: the quickest if it is not given."""
-        tile = TILE_SIDES[algorithm or self.algorithm(geometry)]
+        algorithm = self.how(geometry, algorithm) if algorithm else self.algorithm(geometry)
+        tile = TILE_SIDES[algorithm]
         height, width = geometry.out
         weights = self._weights(geometry)
         if not tile:
-            arithmetic = self._multiply_adds(weights * height * width, height * width)
-            return Prediction(arithmetic, FLOAT * weights / self.first_touch, 0.0)
-        taps, tiles = (tile + 2) ** 2, -(-height // tile) * -(-width // tile)
-        filters = taps * geometry.channels_in * geometry.channels_out
-        moved = tiles * taps * (geometry.channels_in + geometry.channels_out)
-        overhead = moved / (TRANSFORMED * self.lanes) / self.hertz
-        return Prediction(self._multiply_adds(filters * tiles, tiles), FLOAT * filters / self.first_touch, overhead)
+            arithmetic = self._multiply_adds(geometry, weights * height * width, height * width, EFFICIENCY)
+            return Prediction(arithmetic, FLOAT * weights / self._first_touch(), 0.0)
+        tiles = -(-height // tile) * -(-width // tile)
+        filters = (tile + 2) ** 2 * geometry.channels_in * geometry.channels_out
+        cycles = TRANSFORMING[0] + TRANSFORMING[1] / self.lanes
+        overhead = transformed(geometry, algorithm, self.lanes) * cycles / self.hertz
+        arithmetic = self._multiply_adds(geometry, filters * tiles, tiles, EFFICIENCY)
+        return Prediction(arithmetic, FLOAT * filters / self._first_touch(filters / weights), overhead)
+
+    def _first_touch(self, growth: float = 1.0) -> float:
+        """Bytes a second of weights that were last read a frame ago. growth: how much more bytes they are than the
+        filters, and likely those of other layers, too."""
+        return self._bytes_per_second(growth * self._network_bytes)
+
+    @staticmethod
+    def how(geometry: ConvGeometry, algorithm: str) -> str:
+        """The algorithm, or "direct" where the layer may not be computed so."""
+        g = geometry
+        return "direct" if why_not_winograd(g.kernel, g.stride, g.dilation, g.groups) else algorithm
 
     def algorithm(self, geometry: ConvGeometry) -> str:
         """How the layer takes the least time where it is not merged, one of `haste_runtime.plan.ALGORITHMS`."""
@@ -142,49 +175,52 @@ class CostModel:
     ) -> Prediction:
         """The merged convolution, mean over ``frames``. Arguments as for `haste_runtime.flops.merged_flops`."""
         work = merging_work(geometry, patch, nonzeros, bits, counts, frames, policy)
-        cycles = sum(amount * cost(kind, self.lanes) for kind, amount in work.items())
+        cycles = sum(amount * MERGING[kind] for kind, amount in work.items())
         first, again = touched_bytes(geometry, counts, frames)
         layer = FLOAT * geometry.channels_in * _filters(geometry)
-        weights = first / self.first_touch + again / self._bytes_per_second(layer)
+        weights = first / self._first_touch() + again / self._bytes_per_second(layer)
         pixels = math.prod(geometry.out) / max(counts.patches / frames, 1.0)  # of a tile
         kept = _filters(geometry) * counts.kept_pixels / frames
-        arithmetic = self._multiply_adds(kept, pixels, MERGED_EFFICIENCY)
+        arithmetic = self._multiply_adds(geometry, kept, pixels, MERGED_EFFICIENCY)
         return Prediction(arithmetic, weights, cycles / self.hertz)
 
     def worth_joining(self, geometry: ConvGeometry, patch: int) -> bool:
-        """Whether a channel that joins another takes much less time than one that is kept. Its filters are read and
-        added up, which on small maps is as much as multiplying by them."""
+        """Whether a channel that joins another takes less time than one that is kept. Its filters are read and added
+        up, and every channel, joining or not, is compared with others: on small maps as much as multiplying by them."""
         filters, layer = _filters(geometry), FLOAT * geometry.channels_in * _filters(geometry)
         pixels = patch * patch
-        reading = FLOAT * filters / (self.first_touch if patch >= max(geometry.out) else self._bytes_per_second(layer))
-        joined = filters * cost("joined", self.lanes) / self.hertz + reading
-        return joined < WORTH * (self._multiply_adds(filters * pixels, pixels, MERGED_EFFICIENCY) + reading)
+        speed = self._first_touch() if patch >= max(geometry.out) else self._bytes_per_second(layer)
+        reading = FLOAT * filters / speed
+        compared = COMPARED * geometry.channels_in * ENTRIES * MERGING["compared"]
+        finding = compared + VERIFIED * geometry.patch_side(patch) ** 2 * MERGING["verified"]
+        joined = (filters * MERGING["joined"] + 2 * finding) / self.hertz + reading
+        kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, MERGED_EFFICIENCY), reading, 0.0)
+        return joined < WORTH * kept.seconds
 
-    def _multiply_adds(self, count: float, pixels: float, efficiency: float = EFFICIENCY) -> float:
-        """pixels: that are computed together; fewer than a register tile has rows leave arithmetic units idle."""
-        efficiency *= min(1.0, pixels / ROWS)
+    def _multiply_adds(self, geometry: ConvGeometry, count: float, pixels: float, efficiency: float) -> float:
+        """pixels: that are computed together; fewer than a register tile has rows leave arithmetic units idle, and so
+        do fewer vectors of output channels than it takes to start one while others are under way."""
+        vectors = -(-geometry.channels_out // self.lanes)
+        efficiency *= min(1.0, pixels / ROWS) * min(1.0, ROWS * vectors / CHAINS)
         return count / (efficiency * self.target.peak_gmac_s * 1e9)
 
-    def _bytes_per_second(self, resident: int) -> float:
+    def _bytes_per_second(self, resident: float) -> float:
         """How fast bytes come that share a cache with as many others: from the innermost cache with room for twice."""
-        memory = self.target.memory.bandwidth_gb_s * 1e9
-        rate = {"l2": CACHED_BYTES, "outer": OUTER_BYTES, "memory": 0.0}[self.far(resident)]
+        memory, caches, far = self.target.memory.bandwidth_gb_s * 1e9, self.target.caches, self.far(resident)
+        known = {"l2": caches.l2 or caches.l1d, "outer": caches.last, "memory": None}[far]
+        if known and known.gb_s:
+            return max(known.gb_s * 1e9, memory)
+        rate = {"l2": CACHED_BYTES, "outer": OUTER_BYTES, "memory": 0.0}[far]
         return max(rate * self.lanes * self.hertz, memory)
 
-    def far(self, resident: int) -> str:
+    def far(self, resident: float) -> str:
         """From where they come, one of `FAR`."""
         caches = self.target.caches
-        if 2 * resident <= (caches.l2 or caches.l1d).kib * 1024:
+        if ROOM * resident <= (caches.l2 or caches.l1d).kib * 1024:
             return "l2"
-        return "outer" if 2 * resident <= caches.last.kib * 1024 else "memory"
+        return "outer" if ROOM * resident <= caches.last.kib * 1024 else "memory"
 
     @staticmethod
     def _weights(geometry: ConvGeometry) -> int:
         ky, kx = geometry.kernel
         return geometry.channels_out * (geometry.channels_in // geometry.groups) * ky * kx
-
-
-def cost(kind: str, lanes: int) -> float:
-    """Cycles of a unit of a kind of work."""
-    cycles, in_lanes = MERGING[kind]
-    return cycles / lanes if in_lanes else cycles

@@ -22,6 +22,7 @@ from haste_runtime.graph import Graph, Shape
 from haste_runtime.plan import BUDGETED, Choice, LayerPlan, Level, Plan, Variant
 from haste_runtime.preprocessing import Preprocessing
 
+MOST_KEPT = 0.95  # share of channels above which merging is never sure to be quicker, whatever the cost model says
 Arrays = Mapping[str, NDArray[np.float32]]
 Merges = Mapping[str, Merge]
 
@@ -72,7 +73,7 @@ class Material:
             bits = len(curve.projection)
             self.variants[curve.node] = Variant(
                 curve.patch, bits, SPARSITY, curve.seed, key, curve.policy, weigh,
-                dense_above=round(curve.break_even, 4) if self.timely else 1.0,
+                dense_above=round(min(curve.break_even, MOST_KEPT), 4) if self.timely else 1.0,
             )  # fmt: skip
             self.projections[key] = curve.projection
             if weigh:

@@ -85,7 +85,7 @@ def make_plan(
     To try:
         pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only input, instead of synthetic
         ones; some are picked evenly. policy: who forms a group (`haste_runtime.grouping`), or "auto": "affine", but to
-        save time "drop" where joining saves little of it. patches: tile sides to try,
+        save time "drop" where that is better. patches: tile sides to try,
         instead of about 8 and 16. winograd: layers may be computed by Winograd's algorithms where the target's cost
         model predicts that to be quicker. seed: of the projections. progress: called with (what is being done, steps
         done, steps in all).
@@ -109,7 +109,7 @@ def make_plan(
     count = _afford(PICTURES, _layer_work(graph, shapes, merging))
     make_inputs = partial(_inputs, graph, preprocessing, pictures)
     inputs = make_inputs(count, looks.LAYERS_SEED)
-    policies = {c.node: _policy(policy, objective, cost_model, c) for c in merging}
+    policies = {c.node: _policies(policy, objective, cost_model, c) for c in merging}
     measurements = Measurements(graph, shapes, candidates, inputs, cost_model, policies, seed)
     curves: dict[str, list[Curve]] = {}
     steps = len(merging) + 2 * SLOW_STEPS
@@ -173,12 +173,14 @@ def _check_request(
         raise PlanError("The pictures hold NaN or infinity.", "Give pictures as the network's input expects them.")
 
 
-def _policy(policy: str, objective: str, cost_model: CostModel, candidate: Candidate) -> str:
-    """Of one layer, where the policy that was asked for may be "auto"."""
+def _policies(policy: str, objective: str, cost_model: CostModel, candidate: Candidate) -> tuple[str, ...]:
+    """What is tried on one layer, where the policy that was asked for may be "auto"."""
     if policy != "auto":
-        return policy
+        return (policy,)
+    if objective == "flops":
+        return ("affine",)
     largest = max(candidate.patches)
-    return "affine" if objective == "flops" or cost_model.worth_joining(candidate.geometry, largest) else "drop"
+    return ("drop", "affine") if cost_model.worth_joining(candidate.geometry, largest) else ("drop",)
 
 
 def _inputs(
@@ -287,7 +289,7 @@ def _assemble(
         node, flops = candidate.node, dense_flops(candidate.geometry)
         if node in used:
             dense = (flops, cost_model.dense(candidate.geometry).seconds)
-            rivals = [c.patch for c in curves[node] if c.patch != chosen[node].patch]
+            rivals = {c.patch for c in curves[node]} - {chosen[node].patch}
             reason = merged_reason(candidate, dense, chosen[node], used[node], rivals, aim)
         elif candidate.patches:
             reason = dense_reason(flops, chosen[node], aim)

@@ -141,7 +141,8 @@ def _change(y: Tensor, exact: Tensor, size: float) -> float:
 class Measurements:
     """One network on one set of pictures, every layer merged alone.
 
-    inputs: input name -> (N, C, H, W) or (N, F), ready for the network. policies: of each layer that may merge.
+    inputs: input name -> (N, C, H, W) or (N, F), ready for the network. policies: that are tried, of each layer that
+    may merge.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Measurements:
         candidates: Iterable[Candidate],
         inputs: Mapping[str, Tensor],
         cost_model: CostModel,
-        policies: Mapping[str, str],
+        policies: Mapping[str, Sequence[str]],
         seed: int,
     ) -> None:
         self.graph, self.shapes = graph, shapes
@@ -165,13 +166,12 @@ class Measurements:
         self.values, self.exact = exact.values, exact.outputs
 
     def curves(self, node: str) -> list[Curve]:
-        """The layer on each of its candidate patch sizes."""
-        rest = downstream(self.graph, node, self.shapes)
-        return [self._curve(node, patch, rest) for patch in self.candidates[node].patches]
+        """The layer on each of its candidate patch sizes, by each of its policies."""
+        rest, patches = downstream(self.graph, node, self.shapes), self.candidates[node].patches
+        return [self._curve(node, policy, patch, rest) for policy in self.policies[node] for patch in patches]
 
-    def _curve(self, name: str, patch: int, rest: Graph) -> Curve:
+    def _curve(self, name: str, policy: str, patch: int, rest: Graph) -> Curve:
         node, geometry = self.graph.node(name), self.candidates[name].geometry
-        policy = self.policies[name]
         every = settings(policy, geometry, patch)
         bits = max(setting.bits for setting in every)
         seed = layer_seed(self.seed, name, patch)

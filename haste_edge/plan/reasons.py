@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from haste_edge.plan.candidates import Candidate
@@ -25,7 +25,7 @@ def merged_reason(
     dense: tuple[int, float],
     curve: Curve,
     used: Mapping[int, int],
-    rivals: Sequence[int],
+    rivals: Collection[int],
     aim: Aim,
 ) -> str:
     """Of a layer that merges.

@@ -36,7 +36,8 @@ Frames = Sequence[dict[str, NDArray[np.float32]]]
 @dataclass(frozen=True)
 class Stages:
     """Milliseconds of a merged layer. multiply: the layer's time at level 0, times the share of channels kept; merge:
-    what remains (making merged planes and filters, lists of entries)."""
+    what remains (making merged planes and filters, lists of entries). Where channels are only dropped, all is
+    multiply that is not hash or group."""
 
     hash: float
     group: float
@@ -168,17 +169,21 @@ class Profiler:
         merged = {i for i in range(count) if slots[i] >= 0 and levels[slots[i], t.PATCH] > 0}
         times, hashes, groups = (np.zeros((self._rounds, count)) for _ in range(3))
         nothing: list[float] = []  # what a call takes that does nothing
+        idle: list[float] = []  # likewise of the stages
+        stages = {i: [self._stages(level, i, *what) for what in ((HASH, 0), (HASH, 1), (GROUP, 1))] for i in merged}
         self._session.level = level
         for turn in range(self._rounds):
             self.fill(turn)
             nothing += [_ms(lambda: self._backend.run_operations(level, 0, 0)) for _ in range(3)]
             for i in range(count):
                 if i in merged:  # first, since an operation may overwrite what it reads
-                    hashes[turn, i] = _ms(partial(self.find_groups, level, i, HASH))
-                    groups[turn, i] = _ms(partial(self.find_groups, level, i, GROUP)) - hashes[turn, i]
+                    no_patch, hashing, grouping = stages[i]
+                    idle.append(_ms(no_patch))
+                    hashes[turn, i] = _ms(hashing)
+                    groups[turn, i] = _ms(grouping) - hashes[turn, i]
                 times[turn, i] = _ms(partial(self._backend.run_operations, level, i, 1))
-        call = float(np.median(nothing))
-        for array, less in ((times, call), (hashes, call), (groups, 0.0)):
+        call, stage_call = float(np.median(nothing)), float(np.median(idle or [0.0]))
+        for array, less in ((times, call), (hashes, stage_call), (groups, 0.0)):
             array[0] = np.maximum(np.median(array, axis=0) - less, 0)
         return times[0].tolist(), {i: (float(hashes[0, i]), float(groups[0, i])) for i in merged}
 
@@ -189,14 +194,28 @@ class Profiler:
 
     def find_groups(self, level: int, number: int, stage: int) -> NDArray[np.int64]:
         """Run the first stages of a merged operation, when the one before it has just run. Returns its counters."""
-        table, levels, arena, _, index = self._backend.addresses
-        rows, counters = self._backend.table, np.zeros(t.COUNTERS, np.int64)
-        slot = int(rows.operations[number, t.SLOT])
-        own = levels + rows.levels[level, slot].ctypes.data - rows.levels.ctypes.data
-        probes()["find_groups"](
-            table + number * rows.operations.strides[0], own, arena, index, rows.scratch, counters.ctypes.data, stage
-        )
+        counters = np.zeros(t.COUNTERS, np.int64)
+        self._stages(level, number, stage, 1, counters)()
         return counters
+
+    def _stages(
+        self, level: int, number: int, stage: int, patches: int, counters: NDArray[np.int64] | None = None
+    ) -> Callable[[], None]:
+        """The call that runs the first stages, with everything made ready. patches: 0 for none of them, else all."""
+        table, _, arena, _, index = self._backend.addresses
+        rows = self._backend.table
+        own = rows.levels[level, int(rows.operations[number, t.SLOT])].copy()
+        own[t.TILES_Y] *= patches
+        counted = np.zeros(t.COUNTERS, np.int64) if counters is None else counters
+        run, operation, scratch = probes()["find_groups"], table + number * rows.operations.strides[0], rows.scratch
+        addresses = own.ctypes.data, arena, index, scratch, counted.ctypes.data
+        kept = own, counted  # addresses do not keep arrays alive
+
+        def call() -> None:
+            run(operation, *addresses, stage)
+            assert kept
+
+        return call
 
     def _layer(
         self, i: int, level: int, ms: float, first: tuple[float, float] | None, counts: LayerCounts | None
@@ -211,7 +230,9 @@ class Profiler:
             seen = 1 - counts.unseen / counts.patches  # the stages were timed on every patch
             first = first[0] * seen, first[1] * seen
             kept, rows = counts.kept / channels, min(1.0, (counts.kept + counts.merged / 2) / channels)
-            multiply = min(max(0.0, ms - sum(first)), kept * self._dense[i])
+            multiply = max(0.0, ms - sum(first))
+            if counts.merged or counts.levelled:
+                multiply = min(multiply, kept * self._dense[i])
             stages = Stages(*first, max(0.0, ms - sum(first) - multiply), multiply)
         weights = self._weight_bytes(i)
         maps = 4 * int(row[t.XH] * row[t.XW] * row[t.XC] + row[t.YH] * row[t.YW] * row[t.YC])

@@ -122,18 +122,22 @@ def _compile(progress: Callable[[str], None]) -> bytes:
 def measure_roofline(sizes: dict[str, int] | None = None) -> Roofline:
     """Takes about a second. sizes: of the caches, if not those the system tells. Raises BackendError as `probes`."""
     sizes = cache_sizes() if sizes is None else sizes
-    run = probes()
-    width = lanes()
+    read = {**{place: held // 4 for place, held in sizes.items()}, "memory": _beyond(sizes)}
+    return Roofline(measure_peak(), {place: measure_reading(size) for place, size in read.items()}, sizes)
+
+
+def measure_peak() -> float:
+    """Multiply-adds a second at best. Raises BackendError as `probes`."""
+    run, width = probes()["multiply_add"], lanes()
     memory = np.zeros((CHAINS + 2) * width, np.float32)  # which stay zero: nothing overflows
-    macs = _best(lambda rounds: run["multiply_add"](rounds, memory.ctypes.data), CHAINS * width)
-    reads = {}
-    for place, size in {**{place: held // 4 for place, held in sizes.items()}, "memory": _beyond(sizes)}.items():
-        step = STREAMS * width
-        floats = _aligned(max(step, size // 4 // step * step))
-        sums = np.zeros(step, np.float32)
-        read = _reader(run["read_through"], floats, sums)
-        reads[place] = _best(read, 4 * floats.size)
-    return Roofline(macs, reads, sizes)
+    return _best(lambda rounds: run(rounds, memory.ctypes.data), CHAINS * width)
+
+
+def measure_reading(size: int) -> float:
+    """Bytes a second of ``size`` bytes that are read over and over. Raises BackendError as `probes`."""
+    step = STREAMS * lanes()
+    floats, sums = _aligned(max(step, size // 4 // step * step)), np.zeros(step, np.float32)
+    return _best(_reader(probes()["read_through"], floats, sums), 4 * floats.size)
 
 
 def _aligned(count: int) -> NDArray[np.float32]:

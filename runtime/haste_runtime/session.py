@@ -132,7 +132,10 @@ class Session(Calibrated):
         self._bundle, self._trace = bundle, trace
         self._channels_last = bundle.preprocessing.layout == "NHWC"
         self._inputs = {value.name: value for value in bundle.graph.inputs}
+        self._frame_shapes = {name: self._in_layout(value.shape) for name, value in self._inputs.items()}
         self._output_shapes = {name: shapes[name] for name in bundle.graph.outputs}
+        single = len(self._inputs) == len(self._output_shapes) == 1
+        self._only = (bundle.graph.inputs[0].name, bundle.graph.outputs[0]) if single else None
         self._level, self._level_count = 0, len(bundle.plan.levels)
         self._lock = threading.Lock()  # held during `run`; never needed to read or set the level
         self._last: tuple[int, float, dict[str, LayerCounts]] | None = None
@@ -156,18 +159,26 @@ class Session(Calibrated):
         Raises InputError for a missing or unknown name, a wrong shape or type, different batch sizes, NaN or infinity.
         Pictures as integers are such an error: ``haste-run infer`` and `haste_runtime.preprocessing` normalise them.
         """
-        if isinstance(x, Mapping):
+        if not isinstance(x, np.ndarray) and isinstance(x, Mapping):
             return self._run(x)
-        if len(self._inputs) != 1 or len(self._output_shapes) != 1:
+        if self._only is None:
             raise InputError(
                 f"One array was given to a network with inputs {', '.join(self._inputs)} "
                 f"and outputs {', '.join(self._output_shapes)}.",
                 "Give a dict of arrays by name; a dict comes back.",
             )
-        (result,) = self._run({next(iter(self._inputs)): x}).values()
-        return result
+        return self._run_only(x, *self._only)
+
+    def _run_only(self, x: ArrayLike, given: str, wanted: str) -> Array:
+        """Of a network with one input and one output. Little Python: after a frame its code has left the caches."""
+        batch = self._checked_input(given, x)
+        with self._lock:
+            results = [self._frame({given: frame})[wanted] for frame in batch]
+        return self._restored(results)
 
     def _run(self, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        if self._only is not None and len(arrays) == 1 and self._only[0] in arrays:
+            return {self._only[1]: self._run_only(arrays[self._only[0]], *self._only)}
         batch = self._checked(arrays)
         count = len(next(iter(batch.values())))
         with self._lock:
@@ -200,7 +211,7 @@ class Session(Calibrated):
         return batch
 
     def _checked_input(self, name: str, given: ArrayLike) -> Array:
-        x, shape = np.asarray(given), self._in_layout(self._inputs[name].shape)
+        x, shape = np.asarray(given), self._frame_shapes[name]
         if x.shape[1:] != shape or not x.shape or not len(x):
             raise self._shape_error(name, x.shape, shape)
         if x.dtype.kind != "f":
@@ -215,6 +226,8 @@ class Session(Calibrated):
         # NaN and infinity survive the product with itself, which is quicker; so may an overflow, hence the second look.
         if not math.isfinite(flat.dot(flat)) and not np.isfinite(x).all():
             raise InputError(f"Input {name!r} holds NaN or infinity.", "Check where the array comes from.")
+        if not self._channels_last and x.flags.c_contiguous:
+            return x
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if self._channels_last and x.ndim == 4 else x)
 
     def _shape_error(self, name: str, given: Shape, shape: Shape) -> InputError:

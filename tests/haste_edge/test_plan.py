@@ -205,7 +205,7 @@ def test_measuring_one_by_one_is_measuring_all_at_once(monkeypatch: pytest.Monke
     graph, shapes = network(), check_graph(network())
     candidates = find_candidates(graph, shapes)
     model, inputs = CostModel(load_target("rpi4"), 0), {"x": synthetic_pictures(3, (3, 16, 16))}
-    measured = Measurements(graph, shapes, candidates, inputs, model, dict.fromkeys(shapes, "budget"), 0)
+    measured = Measurements(graph, shapes, candidates, inputs, model, dict.fromkeys(shapes, ("budget",)), 0)
     together = measured.curves("a2")[0].distortion
     monkeypatch.setattr("haste_edge.plan.measure.RUN_BYTES", 1)
     np.testing.assert_allclose(measured.curves("a2")[0].distortion, together, rtol=1e-4)
@@ -219,7 +219,7 @@ def test_time_merges_only_where_the_cost_model_predicts_a_win() -> None:
     model = CostModel(load_target("rpi4"), 4 * network(width=32).parameters())
     for layer in plan.layers:
         for variant in layer.variants:
-            policies = dict.fromkeys(shapes, variant.policy)
+            policies = dict.fromkeys(shapes, (variant.policy,))
             measured = Measurements(network(width=32), shapes, candidates.values(), inputs, model, policies, 0)
             curve = next(c for c in measured.curves(layer.node) if c.patch == variant.patch)
             assert max(curve.seconds_saved) > 0
@@ -390,7 +390,7 @@ def test_curve_of_one_layer_agrees_with_merging_it(policy: str) -> None:
         find_candidates(graph, shapes),
         inputs,
         CostModel(load_target("rpi4"), 0),
-        dict.fromkeys(shapes, policy),
+        dict.fromkeys(shapes, (policy,)),
         0,
     )
     dense = dense_flops(measured.candidates["b2"].geometry)
