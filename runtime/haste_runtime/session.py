@@ -138,7 +138,7 @@ class Session(Calibrated):
         self._only = (bundle.graph.inputs[0].name, bundle.graph.outputs[0]) if single else None
         self._level, self._level_count = 0, len(bundle.plan.levels)
         self._lock = threading.Lock()  # held during `run`; never needed to read or set the level
-        self._last: tuple[int, float, dict[str, LayerCounts]] | None = None
+        self._last: tuple[int, float, Mapping[str, LayerCounts]] | None = None
 
     # --- running -----------------------------------------------------------------------------------------------------
 

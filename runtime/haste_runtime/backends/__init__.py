@@ -36,7 +36,7 @@ class Backend(Protocol):
     def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
         """One frame: every graph input by name, (C, H, W) or (F,), to every graph output, in fresh arrays."""
 
-    def counts(self) -> dict[str, LayerCounts]:
+    def counts(self) -> Mapping[str, LayerCounts]:
         """What merging did in the last frame, for the layers that its level merges."""
 
     def codes(self) -> dict[str, NDArray[np.int32]]:

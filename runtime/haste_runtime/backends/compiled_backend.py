@@ -7,8 +7,9 @@ computer, `haste_runtime.backends.native_backend` loads what was compiled on ano
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,12 +88,9 @@ class CompiledBackend:
     def _output(self, name: str) -> NDArray[np.float32]:
         return self._results[name].copy().reshape(self._table.shapes[name])
 
-    def counts(self) -> dict[str, LayerCounts]:
+    def counts(self) -> Mapping[str, LayerCounts]:
         choices = self._plan.levels[self._level].choices
-        if not choices:
-            return {}
-        rows = zip(self._table.slots, self._counters.sum(0).tolist(), strict=True)
-        return {name: LayerCounts(*row) for name, row in rows if name in choices}
+        return _Counts(self._table.slots, choices, self._counters.copy()) if choices else {}
 
     def codes(self) -> dict[str, NDArray[np.int32]]:
         """Empty without ``trace``."""
@@ -159,6 +157,27 @@ class CompiledBackend:
             call(operations + first * row, some, levels + level * step, slots, *rest, worker, workers)
 
         return walk
+
+
+class _Counts(Mapping[str, LayerCounts]):
+    """Made of the counters of a frame when somebody asks, which few do: it takes longer than a copy."""
+
+    def __init__(self, slots: Sequence[str], choices: Collection[str], counters: NDArray[np.int64]) -> None:
+        self._slots, self._choices, self._counters = slots, choices, counters
+
+    @functools.cached_property
+    def _made(self) -> dict[str, LayerCounts]:
+        rows = zip(self._slots, self._counters.sum(0).tolist(), strict=True)
+        return {name: LayerCounts(*row) for name, row in rows if name in self._choices}
+
+    def __getitem__(self, name: str) -> LayerCounts:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
 
 
 class _Team:
