@@ -312,12 +312,11 @@ def computers(results: Mapping[str, Result]) -> list[list[str]]:
         system = f"{machine['system']}, Python {machine['python']}, numpy {machine['numpy']}, numba {machine['numba']}"
         reads = ", ".join(f"{place} {speed:.0f}" for place, speed in roofline["gigabytes_per_second"].items())
         best = f"{roofline['gmacs_per_second']:.1f} GMAC/s; reading, GB/s: {reads}"
-        rows = found.setdefault((who, system, machine["date"]), [])
-        rows.append(f"{TITLES[name]}: {best}")
+        found.setdefault((who, system, machine["date"]), []).append(f"{TITLES[name]}: {best}")
     lines = []
-    for (who, system, date), best in found.items():
+    for (who, system, date), rows in found.items():
         lines += [["processor", who], ["system", system], ["date", date]]
-        lines.append(["one core at best (`python -m haste_runtime.roofline`)", "<br>".join(best)])
+        lines.append(["one core at best (`python -m haste_runtime.roofline`)", "<br>".join(rows)])
     return lines
 
 
