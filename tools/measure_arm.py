@@ -181,10 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/arm"))
     args = parser.parse_args()
     named = [subject for name in args.networks.split(",") for subject in SUBJECTS if subject.name == name]
-    chosen = [
-        replace(subject, options=(*subject.options, "--target", args.target), peers="")  # see `peer_rows`
-        for subject in named
-    ]
+    chosen = [replace(subject, peers="") for subject in named]  # `peer_rows` gets the others ready
     for folder in (args.work, args.out):
         folder.mkdir(parents=True, exist_ok=True)
     commands = Commands(args.work, args.models, ())
@@ -195,7 +192,7 @@ def main() -> None:
         machine.root.make()
         ours = [machine.root.wheel(args.wheel) if args.wheel else REPOSITORY / "runtime"]
         for subject in chosen:
-            get_ready(subject, commands, args.models, args.data, args.pictures, args.work)
+            get_ready(subject, commands, args.models, args.data, args.pictures, args.work, args.target)
             result = measure(subject, args, machine, ours)
             (args.out / f"{subject.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     except (EmulationError, CommandError) as error:

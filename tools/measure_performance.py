@@ -97,15 +97,18 @@ def model(subject: Subject, models: Path) -> tuple[str, str]:
     return f"nets:{subject.network}", str((models / f"{subject.network}.safetensors").resolve())
 
 
-def get_ready(subject: Subject, commands: Commands, models: Path, data: Path, pictures: int, work: Path) -> None:
+def get_ready(
+    subject: Subject, commands: Commands, models: Path, data: Path, pictures: int, work: Path, target: str = TARGET
+) -> None:
     """NAME.haste and NAME.evaluated.json in ``work``, unless they are there; NAME-unmerged.haste, NAME.npy (frames) and
-    noise.npy; and the other runtimes."""
+    noise.npy; and the other runtimes. target: what bundles are planned for; this computer is measured if it is TARGET.
+    """
     factory, weights = model(subject, models)
     bundle, evaluated = work / f"{subject.name}.haste", work / f"{subject.name}.evaluated.json"
     if subject.planned:
         with np.load(data) as arrays:
             np.savez(work / "planning.npz", x=arrays["x"][pictures : pictures + PLANNING])
-    if not (work / TARGET).exists():
+    if target == TARGET and not (work / TARGET).exists():
         commands.give("haste-edge", "targets", "--measure", TARGET, alone=True)
     if not bundle.exists():
         numbers = {"--mean": subject.preprocessing.mean, "--std": subject.preprocessing.std}
@@ -113,7 +116,7 @@ def get_ready(subject: Subject, commands: Commands, models: Path, data: Path, pi
         shape = "x".join(map(str, (1, *SHAPE)))
         commands.give(
             "haste-edge", "compile", factory, "--weights", weights, "--input", shape, *options, *subject.options,
-            "--target", TARGET, "-o", bundle.name,
+            "--target", target, "-o", bundle.name,
         )  # fmt: skip
     if not is_evaluated(evaluated, bundle, pictures):
         limit = ("--limit", str(pictures))
