@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,6 +172,7 @@ def measure(subject: Subject, commands: Commands, models: Path, data: Path, work
     return {
         "name": name,
         "options": list(subject.options),
+        "target": tomllib.loads((work / TARGET).read_text("utf-8")),
         "pictures": evaluated["pictures"],
         "chosen_level": chosen,
         "bench": bench,
