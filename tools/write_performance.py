@@ -26,6 +26,10 @@ TITLES = {
 }
 UNMERGED = 0.95  # share of channels kept from which a layer counts as one where nothing merges
 LOST = 4  # groups of layers that are named as those that lose most
+NOTES = {
+    "demo-images": "Its levels were chosen with `--images`, on a thousand pictures without their labels, others than "
+    "those that tell the accuracy; those of all other networks on noise."
+}
 OLDER = (
     "Measured before bundles were planned for the computer as measured, and with Python's own time in the share of "
     "hash: it is less."
@@ -371,6 +375,7 @@ def page(results: Mapping[str, Result], pictures: Path) -> str:
             "Winograd's algorithms multiply less than is counted here, and may pass 100.",
             "",
             *([] if "target" in result else [OLDER, ""]),
+            *([NOTES[name], ""] if name in NOTES else []),
         ]
         for shown in sorted({0, level}):
             lines += profile_section(result, shown)
