@@ -26,6 +26,7 @@ TITLES = {
 }
 UNMERGED = 0.95  # share of channels kept from which a layer counts as one where nothing merges
 LOST = 4  # groups of layers that are named as those that lose most
+OUTSIDE = 0.05  # share of a frame outside kernels that is worth a word
 NOTES = {
     "demo-images": "Its levels were chosen with `--images`, on a thousand pictures without their labels, others than "
     "those that tell the accuracy; those of all other networks on noise."
@@ -308,6 +309,13 @@ def comparison_losses(results: Mapping[str, Result]) -> list[str]:
         if slower:
             which = ", ".join(map(str, sorted(slower)))
             lines.append(f"- {TITLES[name]}: slower than level 0 itself: level {which}.")
+        frame = profile(result, 0)
+        if frame["outside_kernels"] >= OUTSIDE:
+            lines.append(
+                f"- {TITLES[name]}: of level 0, {1000 * frame['outside_ms']:.0f} of {1000 * frame['frame_ms']:.0f} "
+                "microseconds are Python around the one compiled call: checking and copying the input, and the answer. "
+                "Python's code and data have left the caches by the time a frame is through."
+            )
     return lines
 
 
