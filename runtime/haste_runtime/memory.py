@@ -26,6 +26,7 @@ SLACK = 64  # floats behind the last map: vector loads may run past a map's end
 STRIP_FLOATS = 48 * 1024  # of input that one pass of dense convolution keeps in the second-level cache
 DEEP_FLOATS = 128 * 1024  # weights from here on are too many for a second-level cache
 DEEP_PIXELS = 16  # an output so small that its sums stay in the first-level cache
+DEEP_LANES = 4  # vectors so short are never kept waiting
 DEEP_TAPS = 4  # a filter must be worth loading and storing the sums
 VALUE_FLOATS = 64 * 1024  # of transformed input that one pass of Winograd's algorithm keeps in that cache
 
@@ -178,12 +179,13 @@ def conv_geometry(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Conv
     return ConvGeometry.from_node(node, shapes[node.inputs[0]], weight.shape)
 
 
-def is_deep(geometry: ConvGeometry) -> bool:
-    """Whether a convolution has a small map and so many weights that it waits for them: `kernels.deep_conv`."""
+def is_deep(geometry: ConvGeometry, lanes: int) -> bool:
+    """Whether a convolution has a small map and so many weights that it waits for them: `kernels.deep_conv`. With
+    short vectors it computes for so long that weights come meanwhile, and keeping the sums is a fifth more work."""
     taps, (height, width) = geometry.kernel[0] * geometry.kernel[1], geometry.out
     weights = geometry.channels_in * geometry.channels_out * taps
     small = 1 < height * width <= DEEP_PIXELS
-    return geometry.groups == 1 and small and taps >= DEEP_TAPS and weights >= DEEP_FLOATS
+    return lanes > DEEP_LANES and geometry.groups == 1 and small and taps >= DEEP_TAPS and weights >= DEEP_FLOATS
 
 
 def dense_scratch(geometry: ConvGeometry, row: int, patches: tuple[int, ...], lanes: int) -> DenseScratch:
@@ -195,7 +197,9 @@ def dense_scratch(geometry: ConvGeometry, row: int, patches: tuple[int, ...], la
     vectors, count = blocks(lanes, geometry.channels_out // geometry.groups)
     spill = aligned(ROWS * vectors * lanes + ROWS)
     totals = spill + 4 * room
-    sums = aligned(height * width * (count * vectors * lanes + 2)) if is_deep(geometry) else 0  # and ranges of taps
+    sums = (
+        aligned(height * width * (count * vectors * lanes + 2)) if is_deep(geometry, lanes) else 0
+    )  # and ranges of taps
     return DenseScratch(strip, room, 0, spill, totals, totals + sums)
 
 
@@ -230,7 +234,7 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
     if algorithm_of(variant) != "direct":  # `winograd_scratch` has the planes
         planes, filters = 0, channels // 2 * TOGETHER
     else:
-        planes, filters = channels // 2 * plane, (ENTRIES * count if is_deep(geometry) else channels // 2) * taps
+        planes, filters = channels // 2 * plane, (ENTRIES * count if is_deep(geometry, lanes) else channels // 2) * taps
     table = 1
     while table < 2 * channels:
         table *= 2
@@ -267,7 +271,7 @@ def merge_scratch(geometry: ConvGeometry, variant: Variant, lanes: int) -> Merge
         sizes |= {"PRINTS": variant.bits * channels, "FOUND_PRINTS": variant.bits * padded}
         sizes |= dict.fromkeys(("FOUND", "ORDER"), channels) | {"COUNTS": MOST_ORDER + 2}
         sizes |= {"LEVELLED": channels + 2, "OFFSETS": padded, "STEP": 1}
-        sizes |= {"CONSTANT": (count if is_deep(geometry) else 1) * taps * block, "EVERY": block}
+        sizes |= {"CONSTANT": (count if is_deep(geometry, lanes) else 1) * taps * block, "EVERY": block}
         sizes["ADDENDS"] = variant.patch**2 * block
         sizes["ADDEND_PLACES"] = variant.patch**2 + ROWS
     offsets, end = {}, 0

@@ -208,7 +208,7 @@ class Builder:
         vectors, count = blocks(self.lanes, outputs)
         ky, kx = np.indices(geometry.kernel).reshape(2, -1)
         taps = ky * row[t.DY] * row[t.XROW] + kx * row[t.DX] * row[t.XPIXEL]
-        channels, deep = np.arange(inputs), is_deep(geometry)
+        channels, deep = np.arange(inputs), is_deep(geometry, self.lanes)
         block = len(taps) * vectors * self.lanes
         row[[t.DEEP, t.TOTALS]] = deep, dense.totals
         row[[t.CHANNEL_STEP, t.BLOCK_STEP]] = (count * block, block) if deep else (block, inputs * block)
@@ -236,7 +236,7 @@ class Builder:
         stored = stored.reshape(geometry.channels_out, inputs, *geometry.kernel)
         row[t.STORED], row[t.SCALE] = STORED[stored.dtype.name], -1
         if direct:
-            packed = pack_conv(stored, geometry.groups, self.lanes, is_deep(geometry))
+            packed = pack_conv(stored, geometry.groups, self.lanes, is_deep(geometry, self.lanes))
             row[t.WEIGHT] = self.packed.add_stored(packed)
         biases = pack_bias(bias, geometry.channels_out, geometry.groups, self.lanes)
         if scale is not None:
