@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -375,17 +374,14 @@ def test_a_defect_asks_for_a_report(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_help_is_quick() -> None:
-    """In processor time, the best of three, since the machine may be busy; and torch must wait."""
+    """What takes long to import is not imported. (How long help takes depends on the machine, so no test tells.)"""
     script = "import sys, haste_edge.cli as cli\nsys.argv = ['haste-edge', 'compile', '--help']\n"
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", f"{script}cli.main()"], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.5
-    done = subprocess.run([sys.executable, "-c", f"{script}print(*sys.modules)"], capture_output=True, text=True)
-    assert not {"torch", "numba", "matplotlib", "pydantic", "PIL"} & set(done.stdout.split())
+    script += "try:\n    cli.main()\nfinally:\n    print('modules:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    said, modules = done.stdout.rsplit("modules:", 1)
+    assert "--weights" in said
+    assert "haste_edge.cli.compile" in modules.split()
+    assert not {"torch", "numba", "matplotlib", "pydantic", "PIL"} & set(modules.split())
 
 
 # --- progress, numbers ----------------------------------------------------------------------------------------------
