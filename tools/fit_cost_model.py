@@ -156,7 +156,7 @@ class Setting:
             times = np.mean([np.quantile(took, UNDISTURBED, axis=0) for took in self.took[level]], axis=0)
             seconds = dict(zip(nodes, np.maximum(times[:-1] - times[-1], 1e-8), strict=True))
             for node in counted or geometries:
-                row = {"setting": self.name, "node": node, "geometry": asdict(geometries[node])}
+                row: dict[str, Any] = {"setting": self.name, "node": node, "geometry": asdict(geometries[node])}
                 row["microseconds"] = round(1e6 * seconds[node], 3)
                 if node in counted:
                     variant = self.planned.plan.layer(node).variants[0]

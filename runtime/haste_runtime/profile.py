@@ -8,7 +8,7 @@ ones alone (`haste_runtime.kernels.probe`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,7 @@ class Profiler:
         times, stages = self._operations(number)
         self._session.level = number
         run, outside = self._whole(number)
-        counts: dict[str, LayerCounts] = self._backend.counts()
+        counts: Mapping[str, LayerCounts] = self._backend.counts()
         layers = tuple(
             self._layer(i, number, times[i], stages.get(i), counts.get(self._nodes[i].name)) for i in range(len(times))
         )
