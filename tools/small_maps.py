@@ -19,13 +19,18 @@ PRODUCT_SIDE = 3  # all three passes are products where the output's map is no l
 GRADIENT_SIDE = 6  # the gradient of the weights is one up to this size
 
 
+def map_of(x: Tensor, stride: int) -> tuple[int, int]:
+    """Height and width of what the convolution of ``(N, C, H, W)`` gives."""
+    height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
+    return height, width
+
+
 def columns(x: Tensor, stride: int = 1) -> Tensor:
     """The 3x3 surroundings of each output pixel, with a border of zeros: ``(N, C, H, W)`` -> ``(pixels, 9 C)``."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    n, h, w, c = padded.shape
+    n, _, _, c = padded.shape
     image, row, pixel, _ = padded.stride()
-    places = (n, (h - 3) // stride + 1, (w - 3) // stride + 1)
-    surroundings = padded.as_strided((*places, 3, 3 * c), (image, stride * row, stride * pixel, row, 1))
+    surroundings = padded.as_strided((n, *map_of(x, stride), 3, 3 * c), (image, stride * row, stride * pixel, row, 1))
     return surroundings.reshape(-1, 9 * c)
 
 
@@ -41,11 +46,10 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        side = (max(x.shape[2:]) - 1) // stride + 1
-        if side > PRODUCT_SIDE:
+        height, width = map_of(x, stride)
+        if max(height, width) > PRODUCT_SIDE:
             return F.conv2d(x, weight, stride=stride, padding=1)
         y = columns(x, stride) @ weight.permute(0, 2, 3, 1).reshape(len(weight), -1).T
-        height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
         return y.view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -70,7 +74,7 @@ class SmallMapConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         stride = self.stride[0]
-        if not self.training or (max(x.shape[2:]) - 1) // stride + 1 > GRADIENT_SIDE:
+        if not self.training or max(map_of(x, stride)) > GRADIENT_SIDE:
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return _Convolution.apply(x.to(dtype), self.weight.to(dtype), stride)
