@@ -157,8 +157,8 @@ class Profiler:
         runs, walks = [], []
         for i in range(self._rounds + 2):
             runs.append(_ms(partial(self._session.run, self._frames[i % len(self._frames)])))
-            self.fill(i)
-            walks.append(_ms(lambda: self._backend.run_operations(level, 0, len(self._nodes))))
+            self._backend.stage(self._inputs(i))
+            walks.append(_ms(lambda: self._backend.run_staged(level)))
         outside = np.median(np.subtract(runs, walks)[2:])
         return float(np.median(runs[2:])), max(0.0, float(outside))
 
@@ -189,8 +189,11 @@ class Profiler:
 
     def fill(self, number: int) -> None:
         """Put an input frame where the first operations read it; the maps after it have to be computed in order."""
+        self._backend.fill(self._inputs(number))
+
+    def _inputs(self, number: int) -> dict[str, NDArray[np.float32]]:
         frame = self._frames[number % len(self._frames)]
-        self._backend.fill({name: batch[0] for name, batch in self._session._checked(frame).items()})
+        return {name: batch[0] for name, batch in self._session._checked(frame).items()}
 
     def find_groups(self, level: int, number: int, stage: int) -> NDArray[np.int64]:
         """Run the first stages of a merged operation, when the one before it has just run. Returns its counters."""

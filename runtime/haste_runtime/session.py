@@ -15,7 +15,6 @@ by the program, or by a policy that follows battery, heat, latency or a sensor o
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import threading
@@ -156,7 +155,8 @@ class Session(Calibrated):
         output takes one array and returns one; any network takes a dict of arrays by name and returns a dict. Outputs
         are float32, laid out as the source model does, and yours to keep.
 
-        Raises InputError for a missing or unknown name, a wrong shape or type, different batch sizes, NaN or infinity.
+        Raises InputError for a missing or unknown name, a wrong shape or type, different batch sizes, and, when the
+        frame's turn has come, NaN or infinity.
         Pictures as integers are such an error: ``haste-run infer`` and `haste_runtime.preprocessing` normalise them.
         """
         if not isinstance(x, np.ndarray) and isinstance(x, Mapping):
@@ -220,15 +220,9 @@ class Session(Calibrated):
                 "For pictures use `haste-run infer`, or normalise them with haste_runtime.preprocessing first.",
             )
         if x.dtype != np.float32:
-            with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity, refused below
+            with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity, which is refused
                 x = x.astype(np.float32)
-        flat = x.ravel()
-        # NaN and infinity survive the product with itself, which is quicker; so may an overflow, hence the second look.
-        if not math.isfinite(flat.dot(flat)) and not np.isfinite(x).all():
-            raise InputError(f"Input {name!r} holds NaN or infinity.", "Check where the array comes from.")
-        if not self._channels_last and x.flags.c_contiguous:
-            return x
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if self._channels_last and x.ndim == 4 else x)
+        return x.transpose(0, 3, 1, 2) if self._channels_last and x.ndim == 4 else x
 
     def _shape_error(self, name: str, given: Shape, shape: Shape) -> InputError:
         wanted = f"({', '.join(map(str, ('N', *shape)))})"

@@ -43,12 +43,16 @@ STORED = {"float32": t.FLOATS, "float16": t.HALVES, "int8": t.BYTES}
 class Table:
     """operations (n, COLUMNS) and levels (levels, slots, LEVEL_COLUMNS) int64; packed float32; index int32.
 
+    inputs: (inputs, COLUMNS) int64, where each lies among the ``staged`` floats of a frame and where it belongs.
+
     shapes, maps: each value's shape and where it lies. slots: the layers that may merge, in order; readers: what
     each of them reads. scratch: offset of scratch in the arena, which has ``room`` floats for each thread.
     trace: int32 entries that recording every code and leader would take.
     """
 
     operations: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    staged: int
     levels: NDArray[np.int64]
     packed: NDArray[np.float32]
     index: NDArray[np.int32]
@@ -164,17 +168,24 @@ class Builder:
 
     def row(self, kind: int, x: str, y: str, activation: str = "none") -> NDArray[np.int64]:
         """A row with input, output and activation filled in."""
-        row = np.zeros(t.COLUMNS, np.int64)
-        source, target = self.maps[x], self.maps[y]
+        row = _writing(self.maps[y])
+        source = self.maps[x]
         row[[t.KIND, t.ACTIVATION, t.R, t.SLOT]] = kind, ACTIVATIONS[activation], -1, -1
         row[[t.X, t.XH, t.XW, t.XC, t.XROW, t.XPIXEL]] = (
             source.offset, source.height, source.width, source.channels, source.row, source.channels,
         )  # fmt: skip
-        row[[t.Y, t.YH, t.YW, t.YC, t.YROW, t.YPIXEL, t.YBORDER]] = (
-            target.offset, target.height, target.width, target.channels, target.row, target.channels, target.border,
-        )  # fmt: skip
         self.rows.append(row)
         return row
+
+    def inputs(self) -> tuple[NDArray[np.int64], int]:
+        """A row for each of the network's inputs, staged one behind the other, and how many floats they are."""
+        rows, staged = [], 0
+        for value in self.graph.inputs:
+            row = _writing(self.maps[value.name])
+            row[t.X] = staged
+            staged += aligned(math.prod(value.shape))
+            rows.append(row)
+        return np.array(rows, np.int64).reshape(-1, t.COLUMNS), staged
 
     def second(self, row: NDArray[np.int64], name: str) -> None:
         other = self.maps[name]
@@ -308,10 +319,20 @@ class Builder:
             self.add(node)
         levels = np.array(self.levels, np.int64).reshape(len(self.levels), len(self.slots), t.LEVEL_COLUMNS)
         return Table(
-            np.array(self.rows, np.int64).reshape(-1, t.COLUMNS), levels, self.packed.join(), self.index.join(),
+            np.array(self.rows, np.int64).reshape(-1, t.COLUMNS), *self.inputs(), levels, self.packed.join(),
+            self.index.join(),
             self.shapes, self.maps, tuple(self.slots), {n.name: n.inputs[0] for n in self.graph.nodes if n.inputs},
             self.scratch, self.scratch_size, self.trace,
         )  # fmt: skip
+
+
+def _writing(target: Map) -> NDArray[np.int64]:
+    """A row that says where its output belongs, and nothing else yet."""
+    row = np.zeros(t.COLUMNS, np.int64)
+    row[[t.Y, t.YH, t.YW, t.YC, t.YROW, t.YPIXEL, t.YBORDER]] = (
+        target.offset, target.height, target.width, target.channels, target.row, target.channels, target.border,
+    )  # fmt: skip
+    return row
 
 
 def _as_conv(node: Node) -> Node:

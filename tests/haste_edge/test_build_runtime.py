@@ -35,8 +35,9 @@ COMMANDS = "[console_scripts]\nhaste-run = haste_runtime.cli:main\n"
 
 @kernel
 def nothing(
-    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, arrivals, worker, workers
-):
+    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, staged, inputs, given,
+    meeting, worker, workers,
+):  # fmt: skip
     arena[0] = packed[0]
 
 

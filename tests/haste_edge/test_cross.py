@@ -87,8 +87,9 @@ def test_a_board_with_an_unknown_core_is_told_the_known_ones(tmp_path: Path) -> 
 
 @kernel
 def copies(
-    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, arrivals, worker, workers
-):
+    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, staged, inputs, given,
+    meeting, worker, workers,
+):  # fmt: skip
     """Stands where the frame does: long enough to have a loop, short enough to be compiled for every core."""
     for i in range(operations):
         arena[i] = packed[i] * 2

@@ -43,8 +43,9 @@ print(json.dumps({
 
 @kernel
 def nothing(
-    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, arrivals, worker, workers
-):
+    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, staged, inputs, given,
+    meeting, worker, workers,
+):  # fmt: skip
     arena[0] = packed[0]
 
 

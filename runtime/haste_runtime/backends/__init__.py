@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haste_runtime.bundle import Bundle
-from haste_runtime.errors import BackendError, NativeError
+from haste_runtime.errors import BackendError, InputError, NativeError
 from haste_runtime.flops import LayerCounts
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["NAMES", "Backend", "LayerCounts", "check_threads", "choose_backend"]
+__all__ = ["NAMES", "Backend", "LayerCounts", "check_threads", "choose_backend", "not_finite"]
 
 NAMES = ("auto", "native", "numba", "numpy")
 
@@ -34,7 +34,8 @@ class Backend(Protocol):
     workers: int  # threads that share a frame
 
     def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
-        """One frame: every graph input by name, (C, H, W) or (F,), to every graph output, in fresh arrays."""
+        """One frame: every graph input by name, float32 (C, H, W) or (F,), in whatever order its numbers lie, to every
+        graph output, in fresh arrays. Raises InputError for NaN and infinity."""
 
     def counts(self) -> Mapping[str, LayerCounts]:
         """What merging did in the last frame, for the layers that its level merges."""
@@ -109,6 +110,11 @@ def check_threads(count: int, most: int) -> None:
         raise BackendError(
             f"A session opened with threads={most} cannot run on {count} threads.", "Open it with more threads."
         )
+
+
+def not_finite(name: str) -> InputError:
+    """What a backend raises for an input that holds NaN or infinity."""
+    return InputError(f"Input {name!r} holds NaN or infinity.", "Check where the array comes from.")
 
 
 def _make(name: str, bundle: Bundle, threads: int, trace: bool) -> Backend:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from haste_runtime.backends import check_threads
+from haste_runtime.backends import check_threads, not_finite
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts
 from haste_runtime.graph import Shape
@@ -24,8 +25,7 @@ from haste_runtime.kernels import layout as t
 from haste_runtime.memory import Map
 from haste_runtime.table import Table, build_table, lined_up
 
-COLOURS = 4  # planes of a picture at most
-Walk = Callable[..., None]  # level, worker, workers; for `profile` also the first operation, and how many
+Walk = Callable[..., None]  # level, worker, workers, the first operation, how many; and how many inputs to take before
 
 
 class Frame(NamedTuple):
@@ -59,31 +59,48 @@ class CompiledBackend:
         self._levels = table.levels
         untraced = ~(trace & (self._levels[:, :, t.PATCH] > 0))
         self._levels[:, :, t.TRACE][untraced] = -1
-        self._arrivals = np.zeros(1, np.int64)
-        self._inputs = {v.name: _input(*_view(self._arena, table.maps[v.name])) for v in bundle.graph.inputs}
+        self._meeting = np.zeros(2, np.int64)
+        self._staged = lined_up(table.staged, np.float32)
+        starts = {v: int(row[t.X]) for v, row in zip(bundle.graph.inputs, table.inputs, strict=True)}
+        self._inputs = {
+            v.name: self._staged[start : start + math.prod(v.shape)].reshape(v.shape) for v, start in starts.items()
+        }
         self._results = {
-            name: _result(_view(self._arena, table.maps[name])[1], table.shapes[name]) for name in self._outputs
+            name: _result(_view(self._arena, table.maps[name]), table.shapes[name]) for name in self._outputs
         }
         self._level = 0
         self.source, self.code, self.lanes = frame.source, frame.code, frame.lanes
         self._walk = self._walker(frame)
-        self._team = _Team(self._walk, threads)
+        self._team = _Team(self._walk, threads, (0, len(self._operations), len(self._inputs)))
 
     def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
-        self.fill(frames)
-        self._arrivals[0] = 0
-        self._team.run(level)
-        self._level = level
+        self.stage(frames)
+        self.run_staged(level)
         return {name: self._output(name) for name in self._outputs}
 
-    def fill(self, frames: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write a frame's inputs into the arena, where later operations may overwrite them."""
+    def stage(self, frames: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put a frame's inputs where the kernels take them from. One copy of an array is all that Python does: how it
+        lies in the arena, and whether all of it is finite, is compiled code's business."""
         for name, frame in frames.items():
-            place = self._inputs[name]
-            if place.whole is not None:
-                place.whole.fill(0)
-            for target, part in zip(place.parts, frame.reshape(place.shape), strict=True):
-                target[...] = part
+            self._inputs[name][...] = frame
+
+    def run_staged(self, level: int) -> None:
+        """The frame that `stage` put there. Raises InputError."""
+        self._meeting[0] = 0
+        self._team.run(level)
+        self._level = level
+        self._look()
+
+    def _look(self) -> None:
+        if self._meeting[1]:
+            raise not_finite(list(self._inputs)[self._meeting[1] - 1])
+
+    def fill(self, frames: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a frame's inputs into the arena, where later operations may overwrite them, and run nothing.
+        Raises InputError."""
+        self.stage(frames)
+        self._walk(0, 0, 1, 0, 0, len(self._inputs))
+        self._look()
 
     def _output(self, name: str) -> NDArray[np.float32]:
         return self._results[name].copy().reshape(self._table.shapes[name])
@@ -146,15 +163,18 @@ class CompiledBackend:
         call, slots = frame.call, len(self._table.slots)
         operations, levels = self._operations.ctypes.data, self._levels.ctypes.data
         step, row, count = self._levels.strides[0], self._operations.strides[0], len(self._operations)
-        arena, packed, index, counters, trace, arrivals = (
+        arena, packed, index, counters, trace, staged, inputs, meeting = (
             ctypes.c_void_p(array.ctypes.data)
-            for array in (self._arena, self._packed, self._index, self._counters, self._trace, self._arrivals)
-        )
+            for array in (
+                self._arena, self._packed, self._index, self._counters, self._trace, self._staged, self._table.inputs,
+                self._meeting,
+            )
+        )  # fmt: skip
         scratch, room = ctypes.c_int64(self._table.scratch), ctypes.c_int64(self._table.room)
-        rest = arena, packed, index, scratch, room, counters, trace, arrivals
+        rest = arena, packed, index, scratch, room, counters, trace, staged, inputs
 
-        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count) -> None:
-            call(operations + first * row, some, levels + level * step, slots, *rest, worker, workers)
+        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count, given: int = 0) -> None:
+            call(operations + first * row, some, levels + level * step, slots, *rest, given, meeting, worker, workers)
 
         return walk
 
@@ -183,8 +203,9 @@ class _Counts(Mapping[str, LayerCounts]):
 class _Team:
     """The calling thread and ``workers - 1`` parked ones, of which the first ``active`` run one frame together."""
 
-    def __init__(self, walk: Walk, workers: int) -> None:
-        self._walk, self.active, self._level, self._ending = walk, workers, 0, False
+    def __init__(self, walk: Walk, workers: int, whole: tuple[int, int, int]) -> None:
+        """whole: the last arguments of ``walk`` for a whole frame."""
+        self._walk, self.active, self._level, self._ending, self._whole = walk, workers, 0, False, whole
         self._go = [threading.Semaphore(0) for _ in range(workers - 1)]
         self._done = threading.Semaphore(0)
         self._threads = [
@@ -199,7 +220,7 @@ class _Team:
             self._go[number - 1].acquire()
             if self._ending:
                 return
-            self._walk(self._level, number, self.active)
+            self._walk(self._level, number, self.active, *self._whole)
             self._done.release()
 
     def run(self, level: int) -> None:
@@ -207,7 +228,7 @@ class _Team:
         others = self.active - 1
         for gate in self._go[:others]:
             gate.release()
-        self._walk(level, 0, self.active)
+        self._walk(level, 0, self.active, *self._whole)
         for _ in range(others):
             self._done.acquire()  # nobody still reads the counter that the next frame resets
 
@@ -220,23 +241,6 @@ class _Team:
         self._threads, self._go = [], []
 
 
-class _Input(NamedTuple):
-    """Where an input's frames go. whole: memory with a border to clear, or None; parts: what is copied at a time, along
-    the first axis of a frame in this shape."""
-
-    whole: NDArray[np.float32] | None
-    parts: tuple[NDArray[np.float32], ...]
-    shape: Shape
-
-
-def _input(whole: NDArray[np.float32], inside: NDArray[np.float32]) -> _Input:
-    """Of a few channels, copying them one by one takes a quarter of the time."""
-    border, place = whole if inside.size < whole.size else None, inside.transpose(2, 0, 1)
-    if len(place) <= COLOURS:
-        return _Input(border, tuple(place), place.shape)
-    return _Input(border, (place,), (1, *place.shape))
-
-
 def _result(inside: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     """A view to copy an output from: (C, H, W), or of its ``shape`` where that needs no copy."""
     result = inside.transpose(2, 0, 1)
@@ -244,9 +248,9 @@ def _result(inside: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     return shaped if np.may_share_memory(shaped, inside) else result
 
 
-def _view(arena: NDArray[np.float32], place: Map) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A value's memory with and without its border, (height, width, channels)."""
+def _view(arena: NDArray[np.float32], place: Map) -> NDArray[np.float32]:
+    """A value's memory without its border, (height, width, channels)."""
     border = place.border
     whole = arena[place.corner : place.corner + place.size]
     whole = whole.reshape(place.height + 2 * border, place.width + 2 * border, place.channels)
-    return whole, whole[border : border + place.height, border : border + place.width]
+    return whole[border : border + place.height, border : border + place.width]

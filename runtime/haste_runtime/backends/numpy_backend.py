@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from haste_runtime.backends import check_threads
+from haste_runtime.backends import check_threads, not_finite
 from haste_runtime.bundle import Bundle
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
@@ -44,10 +44,13 @@ class NumpyBackend:
         self._groups: dict[str, NDArray[np.int32]] = {}
 
     def run(self, frames: Mapping[str, Array], level: int) -> dict[str, Array]:
-        """One frame; ``level`` must be one of the plan's."""
+        """One frame; ``level`` must be one of the plan's. Raises InputError for NaN and infinity."""
+        for name, frame in frames.items():
+            if not np.isfinite(frame).all():
+                raise not_finite(name)
         choices = self._plan.levels[level].choices
         self._counts, self._codes, self._groups = {}, {}, {}
-        values: dict[str, Array] = dict(frames)
+        values: dict[str, Array] = {name: np.ascontiguousarray(frame) for name, frame in frames.items()}
         for node in self._graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in choices:

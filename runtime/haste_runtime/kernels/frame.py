@@ -15,6 +15,7 @@ from haste_runtime.kernels.pool import adaptive_pool, average_pool, max_pool, me
 from haste_runtime.kernels.reduce import reduce
 from haste_runtime.kernels.resample import resample
 from haste_runtime.kernels.softmax import lrn, softmax
+from haste_runtime.kernels.take_input import take_inputs
 from haste_runtime.kernels.winograd_conv import winograd_conv
 from haste_runtime.kernels.winograd_merged import merged_winograd
 
@@ -107,23 +108,35 @@ def meet(arrivals, expected):
 
 @kernel
 def run_frame(
-    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, arrivals, worker, workers
-):
+    table, operations, levels, slots, arena, packed, index, scratch, room, counters, trace, staged, inputs, given,
+    meeting, worker, workers,
+):  # fmt: skip
     """Run all operations of one frame as worker ``worker`` of ``workers``, who meet after each operation.
 
     table: int64, ``operations`` rows of layout.COLUMNS. levels: int64, this level's ``slots`` rows of LEVEL_COLUMNS.
     arena: float32 for all maps and, from ``scratch`` on, ``room`` floats of scratch for each worker.
     packed: float32 weights. index: int32 lists. counters: int64, for each worker ``slots`` rows of COUNTERS, cleared
-    here. trace: int32 codes and leaders, if recorded. arrivals: one int64, 0 at the start.
+    here. trace: int32 codes and leaders, if recorded. staged: float32, the frame's inputs one behind the other, and
+    inputs: int64, ``given`` rows of COLUMNS that say where each lies (X) and where it belongs (Y and what follows);
+    none where the arena holds them already. meeting: two int64, 0 at the start: arrivals, and the number, from 1 on, of
+    an input that holds NaN or infinity, whereupon nothing is run.
     """
     own_counters = at(counters, worker * slots * t.COUNTERS)
     own_scratch = scratch + worker * room
     for i in range(slots * t.COUNTERS):
         own_counters[i] = 0
+    if given > 0:
+        if worker == 0:
+            meeting[1] = take_inputs(inputs, given, staged, arena)
+        if workers > 1:
+            meet(meeting, workers)
+        if meeting[1] > 0:
+            return
+    before = workers if given > 0 else 0
     for i in range(operations):
         op = at(table, i * t.COLUMNS)
         if op[t.YBORDER] > 0 and worker == 0:
             clear_border(op, arena)
         run_operation(op, levels, arena, packed, index, own_scratch, own_counters, trace, worker, workers)
         if workers > 1:
-            meet(arrivals, (i + 1) * workers)
+            meet(meeting, before + (i + 1) * workers)
