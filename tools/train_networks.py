@@ -25,7 +25,9 @@ RECIPES = {
         Recipe(
             "resnet34",
             lambda: networks.with_identity_blocks(networks.resnet34()),
-            [Cycle([24] * 11 + [32] * 9, 0.2, 0.2)],
+            [Cycle([24] * 22 + [32] * 28, 0.2, 0.15)],
+            batch=256,
+            averaging=0.996,
             cutout=8,
         ),
         Recipe("vgg16bn", networks.vgg16bn, [Cycle([20] * 3 + [24] * 4 + [28] * 2 + [32] * 6, 0.1, 0.2)], cutout=8),
