@@ -208,17 +208,18 @@ class Builder:
         dense, size = layer_scratch(geometry, int(row[t.XROW]), plan, self.lanes)
         self.scratch_size = max(self.scratch_size, aligned(size))
         row[[t.STRIP, t.ROOM, t.SPILL, t.PIXELS]] = dense.strip, dense.room, dense.spill, dense.pixels
+        ky, kx = np.indices(geometry.kernel).reshape(2, -1)
+        taps = ky * row[t.DY] * row[t.XROW] + kx * row[t.DX] * row[t.XPIXEL]
         if depthwise:
             padding = -geometry.channels_in % self.lanes
             weight = float_weight(self.graph, node).reshape(geometry.channels_out, -1)
-            taps = np.pad(weight.T, ((0, 0), (0, padding)))
+            filters = np.pad(weight, ((0, padding), (0, 0))).reshape(-1, self.lanes, len(taps)).transpose(0, 2, 1)
             shift = np.zeros(geometry.channels_out, np.float32) if bias is None else bias
-            row[[t.WEIGHT, t.BIAS]] = self.packed.add(taps), self.packed.add(np.pad(shift, (0, padding)))
+            row[[t.WEIGHT, t.BIAS]] = self.packed.add(filters), self.packed.add(np.pad(shift, (0, padding)))
+            row[t.TAPS] = self.index.add(taps)
             return
         inputs, outputs = geometry.channels_in // geometry.groups, geometry.channels_out // geometry.groups
         vectors, count = blocks(self.lanes, outputs)
-        ky, kx = np.indices(geometry.kernel).reshape(2, -1)
-        taps = ky * row[t.DY] * row[t.XROW] + kx * row[t.DX] * row[t.XPIXEL]
         channels, deep = np.arange(inputs), is_deep(geometry, self.lanes)
         block = len(taps) * vectors * self.lanes
         row[[t.DEEP, t.TOTALS]] = deep, dense.totals

@@ -7,12 +7,9 @@ import numpy as np
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.layout import ROWS, UNROLLED
-from haste_runtime.kernels.tile_conv import INFINITY, SIX, conv_stored
+from haste_runtime.kernels.tile_conv import conv_stored
 
 at, as_ints = simd.at, simd.as_ints
-vector_load, vector_store, vector_fma, vector_clip = (
-    simd.vector_load, simd.vector_store, simd.vector_fma, simd.vector_clip,
-)  # fmt: skip
 W = simd.W
 AHEAD = 18  # filter rows of float32: how far ahead of their use they are asked for
 
@@ -88,32 +85,3 @@ def dense_conv(op, arena, packed, index, scratch, worker, workers):
                     min(width, op[t.GROUP_OUT] - block * width), op[t.ACTIVATION],
                     at(residual, channel), at(arena, op[t.Y] + channel), spill,
                 ))  # fmt: skip
-
-
-@kernel
-def depthwise_conv(op, arena, packed, index, scratch, worker, workers):
-    """One filter per channel; channels in lanes. Filters are packed [tap][channels rounded up to W], then the bias."""
-    padded = (op[t.XC] + W - 1) // W * W
-    spill = at(arena, scratch + op[t.SPILL])
-    for y in range(worker, op[t.YH], workers):
-        for x in range(op[t.YW]):
-            source = op[t.X] + (y * op[t.SY] - op[t.PTOP]) * op[t.XROW] + (x * op[t.SX] - op[t.PLEFT]) * op[t.XPIXEL]
-            target = op[t.Y] + y * op[t.YROW] + x * op[t.YPIXEL]
-            other = op[t.R] + y * op[t.RROW] + x * op[t.RPIXEL]
-            for c in range(0, op[t.XC], W):
-                total = vector_load(packed, op[t.BIAS] + c)
-                for ky in range(op[t.KY]):
-                    for kx in range(op[t.KX]):
-                        tap = source + ky * op[t.DY] * op[t.XROW] + kx * op[t.DX] * op[t.XPIXEL] + c
-                        weight = op[t.WEIGHT] + (ky * op[t.KX] + kx) * padded + c
-                        total = vector_fma(total, vector_load(arena, tap), vector_load(packed, weight))
-                if op[t.R] >= 0:
-                    total = simd.vector_add(total, vector_load(arena, other + c))
-                if op[t.ACTIVATION] != t.NO_LIMIT:
-                    total = vector_clip(total, INFINITY if op[t.ACTIVATION] == t.RELU else SIX)
-                if c + W <= op[t.XC]:
-                    vector_store(arena, target + c, total)
-                else:
-                    vector_store(spill, 0, total)
-                    for i in range(op[t.XC] - c):
-                        arena[target + c + i] = spill[i]

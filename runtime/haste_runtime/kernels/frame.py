@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.deep_conv import deep_conv
-from haste_runtime.kernels.dense_conv import dense_conv, depthwise_conv
+from haste_runtime.kernels.dense_conv import dense_conv
+from haste_runtime.kernels.depthwise_conv import depthwise_conv
 from haste_runtime.kernels.elementwise import binary, prelu, unary
 from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.look import first_look, record_dense

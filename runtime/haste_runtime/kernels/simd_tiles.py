@@ -125,6 +125,22 @@ def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> 
     return tile(tile, pixels, types.int64, weights), emit
 
 
+@intrinsic
+def tile_fma_lanes(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> Any:
+    """tile[i] += pixels[i][offset : offset + W] * weights[:W], of a tile of one vector, each a fused multiply-add."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        tile, pixels, offset, pointer = a
+        filters = load(b, pointer, number(0), VECTOR, 4)
+
+        def add(i: int, register: Any) -> Any:
+            return fma(b, load(b, b.extract_value(pixels, i), offset, VECTOR, 4), filters, register)
+
+        return _per_register(b, tile, add)
+
+    return tile(tile, pixels, types.int64, weights), emit
+
+
 def _multiply_add(b: Any, tile: Any, accumulators: Any, pixels: Sequence[Any], filters: Iterable[Any]) -> Any:
     """One entry: a vector of the same pixel for each row, and the filters, of which one at a time need be loaded."""
     for j, weights in enumerate(filters):

@@ -296,6 +296,11 @@ def tile_fma(tile: Array, pixels: list[Array], offset: int, weights: Array) -> A
     return (tile + pixel * filters).astype(np.float32)
 
 
+def tile_fma_lanes(tile: Array, pixels: list[Array], offset: int, weights: Array) -> Array:
+    lanes = np.array([p[offset : offset + W] for p in pixels], np.float64)[:, None]
+    return (tile + lanes * weights[:W].astype(np.float64)).astype(np.float32)
+
+
 def tile_fma_run(tile: Array, pixels: list[Array], offset: int, weights: Array) -> Array:
     width = tile.shape[1] * W
     for k in range(UNROLLED):
