@@ -15,6 +15,7 @@ from haste_edge.passes.fuse_epilogue import fuse_epilogue
 from haste_edge.passes.hoist import hoist
 from haste_edge.passes.join_moves import join_moves
 from haste_edge.passes.name_outputs import name_outputs
+from haste_edge.passes.trim_taps import trim_taps
 from haste_runtime.graph import Graph
 from haste_runtime.operators import check_graph
 
@@ -29,12 +30,14 @@ __all__ = [
     "join_moves",
     "name_outputs",
     "run_passes",
+    "trim_taps",
 ]
 
 Pass = Callable[[Graph], Graph]
 
 # Identities go first, for a fold sees one node only; joined moves may be such, too. Folding comes before fusing, which
-# needs bare layers, and both behind what brings to a layer what can be folded into it.
+# needs bare layers, and both behind what brings to a layer what can be folded into it. Padding is whole before taps are
+# held against it.
 PIPELINE: tuple[Pass, ...] = (
     eliminate,
     join_moves,
@@ -42,6 +45,7 @@ PIPELINE: tuple[Pass, ...] = (
     hoist,
     fold_batchnorm,
     fold_padding,
+    trim_taps,
     fuse_epilogue,
     eliminate,
 )

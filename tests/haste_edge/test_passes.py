@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from haste_edge.passes import PIPELINE, eliminate, fold_batchnorm, fold_padding, fuse_epilogue, run_passes
+from haste_edge.passes import PIPELINE, eliminate, fold_batchnorm, fold_padding, fuse_epilogue, run_passes, trim_taps
 from haste_edge.show_graph import format_graph
 from haste_edge.torch_graph import run
 from haste_runtime.errors import GraphError
@@ -338,6 +340,61 @@ def test_padding_folds_only_where_it_is_zeros_around_the_map_of_convolutions() -
         assert ops(fold_padding(kept)) == ops(kept)
     wide = Graph(graph.inputs, ("p",), (channels,), {})
     assert ops(fold_padding(wide)) == ["pad"]
+
+
+def one_conv(size: tuple[int, int], kernel: int, **window: Any) -> Graph:
+    weight = np.random.default_rng(0).standard_normal((3, 2, kernel, kernel)).astype(np.float32)
+    attributes = {"stride": (1, 1), "dilation": (1, 1), "groups": 1, "activation": "none"} | window
+    node = Node("c", "conv", ("x",), attributes, {"weight": "w"})
+    return Graph((Value("x", (2, *size)),), ("c",), (node,), {"w": weight})
+
+
+TRIMMED = [
+    # a map of one pixel, of one row, two pixels that reach all taps
+    ((1, 1), 3, {"padding": (1, 1, 1, 1)}, (1, 1)), ((1, 5), 3, {"padding": (1, 1, 1, 1)}, (1, 3)),
+    ((2, 2), 3, {"padding": (1, 1, 1, 1)}, (3, 3)), ((1, 1), 5, {"padding": (2, 2, 2, 2)}, (1, 1)),
+    ((2, 3), 5, {"padding": (2, 2, 2, 2)}, (3, 5)), ((2, 2), 7, {"padding": (3, 3, 3, 3), "stride": (2, 2)}, (2, 2)),
+    # dilations that reach over the map, or nearly
+    ((14, 14), 3, {"padding": (36,) * 4, "dilation": (36, 36)}, (1, 1)),
+    ((14, 14), 3, {"padding": (12,) * 4, "dilation": (12, 12)}, (3, 3)),
+    ((14, 12), 3, {"padding": (12,) * 4, "dilation": (12, 12)}, (3, 1)),
+    # uneven padding; an output that ends before the map does; one that would begin inside it
+    ((4, 4), 3, {"padding": (0, 6, 2, 0)}, (3, 3)), ((5, 5), 2, {"padding": (9, 9, 0, 0), "dilation": (9, 9)}, (1, 1)),
+    ((3, 3), 2, {"padding": (0, 0, 9, 9), "dilation": (9, 9)}, (1, 1)),
+    ((9, 9), 2, {"padding": (0, 0, 0, 0), "stride": (8, 8)}, (2, 2)),
+    ((9, 9), 2, {"padding": (4, 4, 0, 0), "dilation": (5, 5), "stride": (8, 8)}, (2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "kernel", "window", "left"), TRIMMED)
+def test_taps_that_read_only_padding_go(
+    size: tuple[int, int], kernel: int, window: dict[str, Any], left: tuple[int, int]
+) -> None:
+    graph = one_conv(size, kernel, **window)
+    trimmed = trim_taps(graph)
+    (weight,) = trimmed.constants.values()
+    assert weight.shape[2:] == left
+    assert_same_function(graph, trimmed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)), kernel=st.integers(1, 4),
+    padding=st.tuples(*[st.integers(0, 6)] * 4), stride=st.tuples(*[st.integers(1, 3)] * 2),
+    dilation=st.tuples(*[st.integers(1, 6)] * 2),
+)  # fmt: skip
+def test_trimming_keeps_every_function(
+    size: tuple[int, int], kernel: int, padding: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    graph = one_conv(size, kernel, padding=padding, stride=stride, dilation=dilation)
+    try:
+        shape = check_graph(graph)["c"]
+    except GraphError:
+        return  # the kernel does not fit the padded map
+    trimmed = trim_taps(graph)
+    assert check_graph(trimmed)["c"] == shape
+    assert_same_function(graph, trimmed)
+    assert sum(padding) >= sum(trimmed.nodes[0].attributes["padding"]) or graph == trimmed
 
 
 @pytest.mark.parametrize("order", [("c", "s"), ("s", "c")])
