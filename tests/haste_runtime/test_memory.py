@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from builders import bundle_for, conv_graph, geometry_of, random_network
 from hypothesis import given
@@ -95,8 +94,23 @@ def test_merge_scratch_has_room_for_what_the_kernels_write(width: int, channels:
 
 
 @given(st.sampled_from([4, 8, 16]), st.integers(1, 300))
-def test_blocks_cover_the_channels_with_less_than_a_vector_to_spare(width: int, channels: int) -> None:
+def test_blocks_cover_the_channels_and_all_are_needed(width: int, channels: int) -> None:
     vectors, count = blocks(width, channels)
-    covered = vectors * count * width
-    assert channels <= covered
-    assert np.ceil(channels / width) * width == covered
+    assert (count - 1) * vectors * width < channels <= count * vectors * width
+
+
+@pytest.mark.parametrize(
+    ("channels", "wanted"),
+    [
+        (16, (1, 1)),
+        (24, (2, 1)),
+        (40, (4, 1)),
+        (64, (4, 1)),
+        (80, (2, 3)),
+        (96, (2, 3)),
+        (112, (4, 2)),
+        (1000, (4, 16)),
+    ],
+)
+def test_wide_blocks_are_worth_some_padding(channels: int, wanted: tuple[int, int]) -> None:
+    assert blocks(16, channels) == wanted

@@ -105,6 +105,19 @@ def tile_pixels(typing: Any, tile: Any, pointer: Any, offsets: Any) -> Any:
 
 
 @intrinsic
+def tile_shift(typing: Any, tile: Any, pixels: Any, offset: Any) -> Any:
+    """The pointers of `tile_pixels`, each ``offset`` further."""
+
+    def emit(c: Any, b: Any, s: Any, a: Any) -> Any:
+        shifted = a[1]
+        for i in range(tile.rows):
+            shifted = b.insert_value(shifted, b.gep(b.extract_value(a[1], i), [a[2]]), i)
+        return shifted
+
+    return pixels(tile, pixels, types.int64), emit
+
+
+@intrinsic
 def tile_fma(typing: Any, tile: Any, pixels: Any, offset: Any, weights: Any) -> Any:
     """tile[i, j] += pixels[i][offset] * weights[j * W : (j + 1) * W], each a fused multiply-add.
 

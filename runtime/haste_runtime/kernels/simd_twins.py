@@ -290,6 +290,10 @@ def tile_pixels(tile: Array, pointer: Array, offsets: Array) -> list[Array]:
     return [pointer[int(offset) :] for offset in offsets[: len(tile)]]
 
 
+def tile_shift(tile: Array, pixels: list[Array], offset: int) -> list[Array]:
+    return [p[offset:] for p in pixels]
+
+
 def tile_fma(tile: Array, pixels: list[Array], offset: int, weights: Array) -> Array:
     pixel = np.array([p[offset] for p in pixels], np.float64)[:, None, None]
     filters = weights[: tile.shape[1] * W].astype(np.float64).reshape(1, -1, W)
