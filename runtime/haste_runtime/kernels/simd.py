@@ -69,6 +69,7 @@ from haste_runtime.kernels.simd_tiles import (
     tile_prefetch,
     tile_repeat,
     tile_scale,
+    tile_shift,
     tile_store,
     tile_width,
 )
@@ -95,8 +96,8 @@ __all__ = [
     "keys_none", "keys_of", "keys_of_products", "keys_smaller", "long_ptr", "quantise", "quantise_half", "shorts_add",
     "shorts_store", "shorts_subtract", "shorts_transpose", "shorts_zero", "tile_add", "tile_bias", "tile_clip",
     "tile_fma", "tile_fma_lanes", "tile_fma_next", "tile_fma_run", "tile_keep", "tile_load", "tile_pixels",
-    "tile_prefetch", "tile_repeat", "tile_scale", "tile_store", "tile_width", "vector_absolute", "vector_exponent",
-    "vector_mantissa", "vector_polynomial", "vector_power_of_two", "vector_round", "vector_smaller",
+    "tile_prefetch", "tile_repeat", "tile_scale", "tile_shift", "tile_store", "tile_width", "vector_absolute",
+    "vector_exponent", "vector_mantissa", "vector_polynomial", "vector_power_of_two", "vector_round", "vector_smaller",
     "vector_square_root", "vector_subtract", "vector_where_below", "vector_with_sign", "wide_squares", "wide_store",
     "wide_zero", "widen_add",
 ]  # fmt: skip
