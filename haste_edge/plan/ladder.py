@@ -89,13 +89,15 @@ def _between(curve: Curve, saving: Saving, start: _Option, end: _Option) -> list
 def choose_patch(
     curves: Sequence[Curve], saving: Saving, multipliers: Sequence[float], allowance: float = 0.0
 ) -> Curve:
-    """The patch size with the best Lagrangian over the multipliers of the levels; of equal ones the largest.
+    """The patch size with the best Lagrangian over the multipliers of the levels; of equal ones the largest, by the
+    algorithm that is best there.
 
     allowance: the share of the best that a larger patch may miss and still be taken.
     """
     gains = [sum(_advantage(curve, saving, multiplier) for multiplier in multipliers) for curve in curves]
     enough = (1 - allowance) * max(gains)
-    return max((c for c, gain in zip(curves, gains, strict=True) if gain >= enough), key=lambda c: c.patch)
+    found = [(c.patch, gain, c) for c, gain in zip(curves, gains, strict=True) if gain >= enough]
+    return max(found, key=lambda one: one[:2])[2]
 
 
 def _advantage(curve: Curve, saving: Saving, multiplier: float) -> float:
@@ -130,6 +132,16 @@ def pick(points: Sequence[Point], levels: int) -> list[int]:
             break
         indices.add(index)
     return sorted(indices)
+
+
+def inside(points: Sequence[Point], first: int, last: int, count: int) -> list[int]:
+    """Indices of at most ``count`` points between those two, evenly spaced in saving; -1 is where the path begins."""
+    if last - first < 2:
+        return []
+    start = points[first].saving if first >= 0 else 0.0
+    step = (points[last].saving - start) / (count + 1)
+    found = {nearest(points, start + step * (i + 1)) for i in range(count)}
+    return sorted(index for index in found if first < index < last)
 
 
 def nearest(points: Sequence[Point], target: float) -> int:

@@ -17,7 +17,7 @@ from haste_edge.plan import ladder
 from haste_edge.plan import pictures as looks
 from haste_edge.plan.candidates import Candidate, find_candidates
 from haste_edge.plan.cost_model import FLOAT, CostModel
-from haste_edge.plan.end import MOST_DISTORTION, TRIALS, harm, last_useful
+from haste_edge.plan.end import CLOSER, MOST_DISTORTION, TRIALS, between, harm, last_useful
 from haste_edge.plan.joint import Joint, Material, are_scores, measure_levels
 from haste_edge.plan.ladder import Point
 from haste_edge.plan.measure import Curve, Measurements, Progress
@@ -119,12 +119,12 @@ def make_plan(
     dense_work = sum(dense_flops(g) // 2 for g in conv_geometries(graph, shapes).values())
     by_agreement = pictures is not None and all(are_scores(shapes[name]) for name in graph.outputs)
     fewest_and_most = LEVEL_PICTURES if pictures is not None else END_PICTURES
-    trial = make_inputs(_afford(fewest_and_most, TRIALS * dense_work), looks.LEVELS_SEED, noise=0.0)
+    trial = make_inputs(_afford(fewest_and_most, (TRIALS + CLOSER) * dense_work), looks.LEVELS_SEED, noise=0.0)
     more = make_inputs(_afford(LEVEL_PICTURES, (levels + 1) * dense_work), looks.LEVELS_SEED)
     wanted = min(FEWEST_LEVELS, levels)
 
-    def slowly(what: str, first: int) -> Callable[[int, int], None]:
-        return lambda done, total: report(what, first + SLOW_STEPS * done // total, steps)
+    def slowly(what: str, first: int, count: int = SLOW_STEPS) -> Callable[[int, int], None]:
+        return lambda done, total: report(what, first + count * done // total, steps)
 
     def climb(hopeless: bool, whole: bool) -> _Climbed:
         """The levels that save what is asked for, up to the last useful one; whole: or on the whole path."""
@@ -135,8 +135,14 @@ def make_plan(
         measure = partial(_measure, points, material, shapes)
         end = len(points) - 1
         if not whole:
-            joined = measure(ladder.pick(points, TRIALS), trial, slowly("measuring levels", len(merging)))
-            end = last_useful(points, {index: harm(joint, by_agreement) for index, joint in joined.items()})
+            tried = dict[int, float]()
+            trials, begun = ladder.pick(points, TRIALS), len(merging)
+            for count in (SLOW_STEPS * TRIALS // (TRIALS + CLOSER), SLOW_STEPS * CLOSER // (TRIALS + CLOSER)):
+                joined = measure(trials, trial, slowly("measuring levels", begun, count))
+                tried |= {index: harm(joint, by_agreement) for index, joint in joined.items()}
+                tried = dict(sorted(tried.items()))
+                trials, begun = between(points, tried), begun + count
+            end = last_useful(points, tried)
         picked = ladder.pick(points[: end + 1], levels)
         joints = measure(picked, more, slowly("measuring the ladder", len(merging) + SLOW_STEPS))
         found = [(points[i], joints[i]) for i in _ascending(picked, joints, wanted)]
