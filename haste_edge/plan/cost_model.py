@@ -4,8 +4,7 @@ Arithmetic runs at a fixed share of the core's peak; weights come over a bus who
 in, most of them while others are computed with, since kernels fetch ahead; and every step of merging takes cycles of
 its own, which is added up. The rates were fitted to the compiled kernels on an x86-64 core with vectors of 4, 8 and 16
 lanes (`tools/fit_cost_model.py`, which prints how far off they are), and are carried over to other cores. No ARM board
-has been measured: trust the order of the choices, not the milliseconds. The model knows one core and float32; merged
-layers are computed directly.
+has been measured: trust the order of the choices, not the milliseconds. The model knows one core and float32.
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ from haste_edge.targets import Target
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.kernels.layout import ROWS
+from haste_runtime.memory import is_deep
 from haste_runtime.operators import why_not_winograd
 from haste_runtime.plan import ALGORITHMS
 from haste_runtime.winograd import TILE_SIDES
 
 EFFICIENCY = 0.875  # of the peak, dense
 MERGED_EFFICIENCY = 1.0  # over the channels that are kept: on small maps, taps that see only the border are left out
+WIDE, WIDE_EFFICIENCY = 16, 0.89  # the same where lanes are so many that filters come no faster than they are used
 CHAINS = 8  # multiply-adds under way that keep the arithmetic units busy
 FLOAT = 4  # bytes
 FAR = ("l2", "outer", "memory")  # where weights wait
@@ -172,17 +173,45 @@ class CostModel:
         counts: LayerCounts,
         frames: int = 1,
         policy: str = "mean",
+        algorithm: str = "direct",
     ) -> Prediction:
-        """The merged convolution, mean over ``frames``. Arguments as for `haste_runtime.flops.merged_flops`."""
+        """The merged convolution, mean over ``frames``. Arguments as for `haste_runtime.flops.merged_flops`.
+
+        By Winograd's algorithms a patch is transformed whole, whatever is kept of it; what is multiplied, and the
+        filters that are read for it, are the kept channels'.
+        """
         work = merging_work(geometry, patch, nonzeros, bits, counts, frames, policy)
         cycles = sum(amount * MERGING[kind] for kind, amount in work.items())
         first, again = touched_bytes(geometry, counts, frames)
         layer = FLOAT * geometry.channels_in * _filters(geometry)
-        weights = first / self._first_touch() + again / self._bytes_per_second(layer)
-        pixels = math.prod(geometry.out) / max(counts.patches / frames, 1.0)  # of a tile
-        kept = _filters(geometry) * counts.kept_pixels / frames
-        arithmetic = self._multiply_adds(geometry, kept, pixels, MERGED_EFFICIENCY)
-        return Prediction(arithmetic, weights, cycles / self.hertz)
+        patches = max(counts.patches / frames, 1.0)
+        edge = TILE_SIDES[algorithm]
+        if not edge:
+            pixels = math.prod(geometry.out) / patches  # of a tile
+            kept = _filters(geometry) * counts.kept_pixels / frames
+            arithmetic = self._multiply_adds(geometry, kept, pixels, self.merged_efficiency(geometry))
+            weights = first / self._first_touch() + again / self._bytes_per_second(layer)
+            return Prediction(arithmetic, weights, cycles / self.hertz)
+        positions, growth = (edge + 2) ** 2, (edge + 2) ** 2 * geometry.channels_out / _filters(geometry)
+        tiles = math.prod(-(-min(patch, side) // edge) for side in geometry.out)  # of a patch
+        kept = counts.kept / frames * tiles * positions * geometry.channels_out
+        arithmetic = self._multiply_adds(geometry, kept, tiles, EFFICIENCY)
+        weights = growth * (first / self._first_touch(growth) + again / self._bytes_per_second(growth * layer))
+        moved = transformed(geometry, algorithm, self.lanes) * (TRANSFORMING[0] + TRANSFORMING[1] / self.lanes)
+        return Prediction(arithmetic, weights, (cycles + moved) / self.hertz)
+
+    def merged_efficiency(self, geometry: ConvGeometry) -> float:
+        """Of the arithmetic of a layer that is merged and computed directly."""
+        slow = self.lanes >= WIDE and not is_deep(geometry, self.lanes)
+        return WIDE_EFFICIENCY if slow else MERGED_EFFICIENCY
+
+    def algorithms(self, geometry: ConvGeometry, policy: str) -> tuple[str, ...]:
+        """Those that a merged layer may be computed by. "affine" has a constant and whole planes of its own, which only
+        the direct kernels know."""
+        g = geometry
+        if policy == "affine" or not self.winograd or why_not_winograd(g.kernel, g.stride, g.dilation, g.groups):
+            return ("direct",)
+        return ALGORITHMS
 
     def worth_joining(self, geometry: ConvGeometry, patch: int) -> bool:
         """Whether a channel that joins another takes less time than one that is kept. Its filters are read and added
@@ -194,7 +223,8 @@ class CostModel:
         compared = COMPARED * geometry.channels_in * ENTRIES * MERGING["compared"]
         finding = compared + VERIFIED * geometry.patch_side(patch) ** 2 * MERGING["verified"]
         joined = (filters * MERGING["joined"] + 2 * finding) / self.hertz + reading
-        kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, MERGED_EFFICIENCY), reading, 0.0)
+        efficiency = self.merged_efficiency(geometry)
+        kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, efficiency), reading, 0.0)
         return joined < WORTH * kept.seconds
 
     def _multiply_adds(self, geometry: ConvGeometry, count: float, pixels: float, efficiency: float) -> float:

@@ -40,7 +40,9 @@ def _shape(geometry: ConvGeometry) -> str:
 
 
 def _choice(layer: LayerPlan) -> str:
-    merged = ", ".join(f"{variant.policy}, patch {variant.patch}" for variant in layer.variants)
+    merged = ", ".join(
+        f"{v.policy}, patch {v.patch}{'' if v.algorithm == 'direct' else f', {v.algorithm}'}" for v in layer.variants
+    )
     if layer.algorithm == "direct":
         return merged or "dense"
     return f"{merged}, else {layer.algorithm}" if merged else f"dense, {layer.algorithm}"

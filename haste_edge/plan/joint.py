@@ -72,7 +72,7 @@ class Material:
             weigh = f"{curve.node}.importance" if curve.policy in BUDGETED else ""
             bits = len(curve.projection)
             self.variants[curve.node] = Variant(
-                curve.patch, bits, SPARSITY, curve.seed, key, curve.policy, weigh,
+                curve.patch, bits, SPARSITY, curve.seed, key, curve.policy, weigh, curve.algorithm,
                 dense_above=round(min(curve.break_even, MOST_KEPT), 4) if self.timely else 1.0,
             )  # fmt: skip
             self.projections[key] = curve.projection

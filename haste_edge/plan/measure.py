@@ -42,7 +42,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Curve:
-    """One layer merged by one policy on patches of one size. The tuples have an entry for each setting, weakest first.
+    """One layer merged by one policy on patches of one size and computed by one algorithm. The tuples have an entry for
+    each setting, weakest first.
 
     importance: of the channels, for policies with a budget. kept: groups per channel, mean. flops_saved, seconds_saved:
     per frame, against the dense layer; negative where merging costs more than it saves. distortion: of the
@@ -60,6 +61,7 @@ class Curve:
     flops_saved: tuple[float, ...]
     seconds_saved: tuple[float, ...]
     distortion: tuple[float, ...]
+    algorithm: str = "direct"
 
     @property
     def break_even(self) -> float:
@@ -166,11 +168,12 @@ class Measurements:
         self.values, self.exact = exact.values, exact.outputs
 
     def curves(self, node: str) -> list[Curve]:
-        """The layer on each of its candidate patch sizes, by each of its policies."""
+        """The layer on each of its candidate patch sizes, by each of its policies and whatever algorithm they allow."""
         rest, patches = downstream(self.graph, node, self.shapes), self.candidates[node].patches
-        return [self._curve(node, policy, patch, rest) for policy in self.policies[node] for patch in patches]
+        return [c for policy in self.policies[node] for patch in patches for c in self._some(node, policy, patch, rest)]
 
-    def _curve(self, name: str, policy: str, patch: int, rest: Graph) -> Curve:
+    def _some(self, name: str, policy: str, patch: int, rest: Graph) -> list[Curve]:
+        """The same groups by each algorithm, which differ in what they take."""
         node, geometry = self.graph.node(name), self.candidates[name].geometry
         every = settings(policy, geometry, patch)
         bits = max(setting.bits for setting in every)
@@ -189,7 +192,8 @@ class Measurements:
         rule = method.Rule(patch, torch.from_numpy(projection), bits, policy, weights)
         nonzeros = nonzeros_of_rows(projection)
         dense, dense_seconds = dense_flops(geometry), self.cost_model.dense(geometry).seconds
-        kept, flops, seconds, changes = [], [], [], []
+        seconds: dict[str, list[float]] = {way: [] for way in self.cost_model.algorithms(geometry, policy)}
+        kept, flops, changes = [], [], []
         inside = inside_map(x, geometry, patch, (side, side)).flatten(1).repeat(len(x), 1)
         for some in self._batches(every, rest, q):
             groups = group_all(q, codes, rule, some, inside)
@@ -198,18 +202,22 @@ class Measurements:
             ):
                 nonzero = int(nonzeros[setting.bits])
                 executed = merged_flops(geometry, patch, nonzero, setting.bits, count, policy)
-                merged = self.cost_model.merged(
-                    geometry, patch, nonzero, setting.bits, count, self.frames, policy=policy
-                )
+                for algorithm, saved in seconds.items():
+                    merged = self.cost_model.merged(
+                        geometry, patch, nonzero, setting.bits, count, self.frames, policy, algorithm
+                    )
+                    saved.append(dense_seconds - merged.seconds)
                 kept.append(count.kept / (count.patches * geometry.channels_in))
                 flops.append(dense - executed / self.frames)
-                seconds.append(dense_seconds - merged.seconds)
             changes += self._distortions(node, geometry, rule, groups, rest, len(some))
         worst = np.maximum.accumulate(changes)  # a stronger setting never counts as better, whatever chance made of it
-        return Curve(
-            name, patch, policy, seed, projection, importance, every, tuple(kept), tuple(flops), tuple(seconds),
-            tuple(worst.tolist()),
-        )  # fmt: skip
+        return [
+            Curve(
+                name, patch, policy, seed, projection, importance, every, tuple(kept), tuple(flops), tuple(saved),
+                tuple(worst.tolist()), algorithm,
+            )
+            for algorithm, saved in seconds.items()
+        ]  # fmt: skip
 
     def _batches(self, every: Sequence[Setting], rest: Graph, q: Tensor) -> list[Sequence[Setting]]:
         """The settings in runs of several at once, one after the other along the batch, as memory allows."""

@@ -108,6 +108,28 @@ def test_large_patches_win_and_tiny_ones_lose(name: str) -> None:
     assert by_patch[0] > 1 > by_patch[2]
 
 
+def test_merged_layers_may_be_computed_by_winograd() -> None:
+    """Its transforms are the dense layer's whatever is kept, and its multiplications are the kept channels'."""
+    layer, target = _layer(128, 8), load_target("rpi4")
+    model = _model(target, layer, winograd=True)
+    assert model.algorithms(layer, "drop") == ("direct", "winograd2", "winograd4")
+    assert model.algorithms(layer, "affine") == ("direct",)
+    assert _model(target, layer).algorithms(layer, "drop") == ("direct",)
+    strided = replace(layer, stride=(2, 2), out=(4, 4))
+    assert model.algorithms(strided, "drop") == ("direct",)
+    every, half = (LayerCounts(1, kept, 0, kept * 64) for kept in (128, 64))
+    for algorithm in ("winograd2", "winograd4"):
+        dense = model.dense(layer, algorithm)
+        whole, some = (model.merged(layer, 8, 0, 1, c, policy="drop", algorithm=algorithm) for c in (every, half))
+        assert whole.arithmetic == pytest.approx(dense.arithmetic)
+        assert whole.weights == pytest.approx(dense.weights)
+        assert whole.overhead > dense.overhead
+        assert some.arithmetic == pytest.approx(dense.arithmetic / 2)
+        assert some.overhead == pytest.approx(whole.overhead)
+    direct = model.merged(layer, 8, 0, 1, half, policy="drop")
+    assert model.merged(layer, 8, 0, 1, half, policy="drop", algorithm="winograd4").seconds < direct.seconds
+
+
 def test_fewer_kept_channels_take_less_time() -> None:
     ratios = [_ratio(load_target("rpi4"), 128, 16, 8, kept) for kept in (0.9, 0.7, 0.5, 0.3)]
     assert ratios == sorted(ratios, reverse=True)

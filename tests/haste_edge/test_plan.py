@@ -474,6 +474,29 @@ def test_the_ladder_ends_between_two_trials() -> None:
     assert end.last_useful(points, {}) == 9
 
 
+def test_more_trials_lie_where_the_network_is_spoilt() -> None:
+    points = [ladder.Point({}, float(saving), 0.0) for saving in range(1, 41)]
+    found = end.between(points, {4: 0.2, 12: 0.5, 30: 2.0, 35: 0.4})
+    assert len(found) == end.CLOSER
+    assert found == sorted(set(found))
+    assert 12 < found[0] < 16
+    assert 26 < found[-1] < 30
+    assert end.between(points, {0: 3.0, 35: 9.0}) == []  # the first point already spoils it
+    assert end.between(points, {2: 3.0}) == [0, 1]
+    assert end.between(points, {12: 0.5, 13: 2.0}) == []
+    assert end.between(points, {12: 0.5, 39: 0.9}) == []
+    assert end.between(points, {}) == []
+
+
+def test_the_algorithm_that_saves_more_time_is_taken() -> None:
+    slow, fast = (replace(_curve("a", [3.0], [0.1]), algorithm=name) for name in ("direct", "winograd2"))
+    fast = replace(fast, flops_saved=(3.1,))
+    assert ladder.choose_patch([slow, fast], _saving, [1.0], allowance=0.1) is fast
+    assert ladder.choose_patch([slow, replace(fast, flops_saved=(3.0,))], _saving, [1.0]) is slow  # of equals the first
+    larger = replace(slow, patch=16, flops_saved=(2.9,))
+    assert ladder.choose_patch([slow, fast, larger], _saving, [1.0], allowance=0.1) is larger
+
+
 def test_harm_is_one_at_the_limits() -> None:
     """Of answers where they are known to count; else of the outputs, whatever the answers do."""
     joint = Joint(Totals(0, 0, 0, 0), end.MOST_DISTORTION, end.LEAST_AGREEMENT)
