@@ -139,8 +139,7 @@ class CostModel:
             return Prediction(arithmetic, FLOAT * weights / self._first_touch(), 0.0)
         tiles = -(-height // tile) * -(-width // tile)
         filters = (tile + 2) ** 2 * geometry.channels_in * geometry.channels_out
-        cycles = TRANSFORMING[0] + TRANSFORMING[1] / self.lanes
-        overhead = transformed(geometry, algorithm, self.lanes) * cycles / self.hertz
+        overhead = self._transforming(geometry, algorithm) / self.hertz
         arithmetic = self._multiply_adds(geometry, filters * tiles, tiles, EFFICIENCY)
         return Prediction(arithmetic, FLOAT * filters / self._first_touch(filters / weights), overhead)
 
@@ -157,10 +156,8 @@ class CostModel:
 
     def algorithm(self, geometry: ConvGeometry) -> str:
         """How the layer takes the least time where it is not merged, one of `haste_runtime.plan.ALGORITHMS`."""
-        g = geometry
-        if not self.winograd or why_not_winograd(g.kernel, g.stride, g.dilation, g.groups):
-            return "direct"
-        return min(ALGORITHMS, key=lambda algorithm: self.dense(geometry, algorithm).seconds)  # of equals the first
+        ways = self._ways(geometry)
+        return min(ways, key=lambda algorithm: self.dense(geometry, algorithm).seconds)  # of equals the first
 
     def merged(
         self,
@@ -195,16 +192,20 @@ class CostModel:
         kept = counts.kept / frames * tiles * positions * geometry.channels_out
         arithmetic = self._multiply_adds(geometry, kept, tiles, EFFICIENCY)
         weights = growth * (first / self._first_touch(growth) + again / self._bytes_per_second(growth * layer))
-        moved = transformed(geometry, algorithm, self.lanes) * (TRANSFORMING[0] + TRANSFORMING[1] / self.lanes)
-        return Prediction(arithmetic, weights, (cycles + moved) / self.hertz)
+        return Prediction(arithmetic, weights, (cycles + self._transforming(geometry, algorithm)) / self.hertz)
+
+    def _transforming(self, geometry: ConvGeometry, algorithm: str) -> float:
+        """Cycles that Winograd's transforms take in a frame."""
+        return transformed(geometry, algorithm, self.lanes) * (TRANSFORMING[0] + TRANSFORMING[1] / self.lanes)
 
     def algorithms(self, geometry: ConvGeometry, policy: str) -> tuple[str, ...]:
         """Those that a merged layer may be computed by. "affine" has a constant and whole planes of its own, which only
         the direct kernels know."""
-        g = geometry
-        if policy == "affine" or not self.winograd or why_not_winograd(g.kernel, g.stride, g.dilation, g.groups):
-            return ("direct",)
-        return ALGORITHMS
+        return ("direct",) if policy == "affine" else self._ways(geometry)
+
+    def _ways(self, geometry: ConvGeometry) -> tuple[str, ...]:
+        """All that the layer, and this model, may be asked for."""
+        return tuple(a for a in ALGORITHMS if a == "direct" or (self.winograd and self.how(geometry, a) == a))
 
     def worth_joining(self, geometry: ConvGeometry, patch: int) -> bool:
         """Whether a channel that joins another takes less time than one that is kept. Its filters are read and added
