@@ -155,8 +155,8 @@ class Profiler:
     def _whole(self, level: int) -> tuple[float, float]:
         """Milliseconds of `Session.run`, and of what it does outside compiled code."""
         runs, walks = [], []
-        single = len(self._session.inputs) == len(self._session.outputs) == 1  # then arrays are given as they are
-        given = [next(iter(frame.values())) if single else frame for frame in self._frames]
+        only = self._session._only  # of a network with one input and one output, which takes arrays
+        given = [frame[only[0]] if only else frame for frame in self._frames]
         for i in range(self._rounds + 2):
             runs.append(_ms(partial(self._session.run, given[i % len(given)])))
             self._backend.stage(self._inputs(i))

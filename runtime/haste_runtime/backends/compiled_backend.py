@@ -25,7 +25,7 @@ from haste_runtime.kernels import layout as t
 from haste_runtime.memory import Map
 from haste_runtime.table import Table, build_table, lined_up
 
-Walk = Callable[..., None]  # level, worker, workers, the first operation, how many; and how many inputs to take before
+Walk = Callable[..., None]  # level, worker, workers; for parts of a frame the first operation, how many, inputs to take
 
 
 class Frame(NamedTuple):
@@ -71,7 +71,7 @@ class CompiledBackend:
         self._level = 0
         self.source, self.code, self.lanes = frame.source, frame.code, frame.lanes
         self._walk = self._walker(frame)
-        self._team = _Team(self._walk, threads, (0, len(self._operations), len(self._inputs)))
+        self._team = _Team(self._walk, threads)
 
     def run(self, frames: Mapping[str, NDArray[np.float32]], level: int) -> dict[str, NDArray[np.float32]]:
         self.stage(frames)
@@ -99,7 +99,7 @@ class CompiledBackend:
         """Write a frame's inputs into the arena, where later operations may overwrite them, and run nothing.
         Raises InputError."""
         self.stage(frames)
-        self._walk(0, 0, 1, 0, 0, len(self._inputs))
+        self._walk(0, 0, 1, 0, 0)
         self._look()
 
     def _output(self, name: str) -> NDArray[np.float32]:
@@ -128,7 +128,7 @@ class CompiledBackend:
 
     def run_operations(self, level: int, first: int, count: int) -> None:
         """Some operations of the table alone, on what the arena holds, in this thread: for `haste_runtime.profile`."""
-        self._walk(level, 0, 1, first, count)
+        self._walk(level, 0, 1, first, count, 0)
 
     @property
     def workers(self) -> int:
@@ -160,7 +160,7 @@ class CompiledBackend:
 
     def _walker(self, frame: Frame) -> Walk:
         """The machine code, with everything that stays the same converted for ctypes once."""
-        call, slots = frame.call, len(self._table.slots)
+        call, slots, taken = frame.call, len(self._table.slots), len(self._table.inputs)
         operations, levels = self._operations.ctypes.data, self._levels.ctypes.data
         step, row, count = self._levels.strides[0], self._operations.strides[0], len(self._operations)
         arena, packed, index, counters, trace, staged, inputs, meeting = (
@@ -173,7 +173,7 @@ class CompiledBackend:
         scratch, room = ctypes.c_int64(self._table.scratch), ctypes.c_int64(self._table.room)
         rest = arena, packed, index, scratch, room, counters, trace, staged, inputs
 
-        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count, given: int = 0) -> None:
+        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count, given: int = taken) -> None:
             call(operations + first * row, some, levels + level * step, slots, *rest, given, meeting, worker, workers)
 
         return walk
@@ -203,9 +203,8 @@ class _Counts(Mapping[str, LayerCounts]):
 class _Team:
     """The calling thread and ``workers - 1`` parked ones, of which the first ``active`` run one frame together."""
 
-    def __init__(self, walk: Walk, workers: int, whole: tuple[int, int, int]) -> None:
-        """whole: the last arguments of ``walk`` for a whole frame."""
-        self._walk, self.active, self._level, self._ending, self._whole = walk, workers, 0, False, whole
+    def __init__(self, walk: Walk, workers: int) -> None:
+        self._walk, self.active, self._level, self._ending = walk, workers, 0, False
         self._go = [threading.Semaphore(0) for _ in range(workers - 1)]
         self._done = threading.Semaphore(0)
         self._threads = [
@@ -220,7 +219,7 @@ class _Team:
             self._go[number - 1].acquire()
             if self._ending:
                 return
-            self._walk(self._level, number, self.active, *self._whole)
+            self._walk(self._level, number, self.active)
             self._done.release()
 
     def run(self, level: int) -> None:
@@ -228,7 +227,7 @@ class _Team:
         others = self.active - 1
         for gate in self._go[:others]:
             gate.release()
-        self._walk(level, 0, self.active, *self._whole)
+        self._walk(level, 0, self.active)
         for _ in range(others):
             self._done.acquire()  # nobody still reads the counter that the next frame resets
 

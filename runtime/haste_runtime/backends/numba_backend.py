@@ -29,9 +29,9 @@ class NumbaBackend(CompiledBackend):
             return super()._walker(frame)
         operations, counters = self._operations.reshape(-1), self._counters.reshape(-1)
 
-        def walk(
-            level: int, worker: int, workers: int, first: int = 0, some: int = len(self._operations), given: int = 0
-        ) -> None:
+        count, taken = len(self._operations), len(self._table.inputs)
+
+        def walk(level: int, worker: int, workers: int, first: int = 0, some: int = count, given: int = taken) -> None:
             frame.call(
                 operations[first * t.COLUMNS :], some, self._levels[level].reshape(-1), len(self._table.slots),
                 self._arena, self._packed, self._index, self._table.scratch, self._table.room, counters,
