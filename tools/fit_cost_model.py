@@ -51,7 +51,7 @@ from haste_runtime.session import Session
 SETTINGS = (("affine", 8), ("affine", 16), ("drop", 8), ("drop", 16), ("mean", 8))
 FRAMES, ROUNDS, EVERY = 2, 60, 12  # how often a frame is run, and after how many the core is measured
 TURNS = 20
-EFFICIENCIES = ("dense", "merged")
+EFFICIENCIES = ("dense", "merged", "wide merged")
 OTHERS = ("transformed", "transformed, lanes", *MERGING)
 UNDISTURBED = 0.25  # quantile of the rounds: other programs on the core's other thread make some of them slower
 LEVELS = (0, 2, 4, 6, 8)  # of those that `uniform_plan` makes
@@ -220,7 +220,8 @@ class Rows:
         predicted = predict(row, model)
         if "counts" in row:
             counts, merging = LayerCounts(**row["counts"]), (row["patch"], row["nonzeros"], row["bits"])
-            kind, efficiency = "merged", MERGED_EFFICIENCY
+            efficiency = model.merged_efficiency(g)
+            kind = "merged" if efficiency == MERGED_EFFICIENCY else "wide merged"
             others = merging_work(g, *merging, counts, row["frames"], row["policy"])
         else:
             kind, efficiency = "dense", EFFICIENCY

@@ -106,29 +106,15 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
     if "pictures_with_boxes" in (found := next(r for r in rows if r["name"] == name and r["kind"] == "level")):
         lines += [f"Level 0 has {found['boxes']} boxes on {found['pictures_with_boxes']} of the pictures."]
     lines += [""]
-    saved: dict[str, list[float]] = {}  # objective -> of its levels
     named = None
     for about in abouts:
         key = {k: about[k] for k in ("name", "objective", "bundle")}
         own = [row for row in rows if key.items() <= row.items()]
         levels = sorted((r for r in own if r["kind"] == "level"), key=lambda r: int(r["level"]))
-        saved[about["objective"]] = [level["saved"] for level in levels]
         named = named or next((row for row in own if row["kind"] == "named"), None)
-        if about["objective"] == "flops" and same_levels(saved):
-            lines += [
-                "Planned to save FLOPs: the same levels, as too few would save time and leave the network of use.",
-                "",
-            ]
-            continue
         time = next((row for row in own if row["kind"] == "time"), None)
         lines += [f"{OBJECTIVES[about['objective']]}{quickest(time)}:", "", *levels_table(levels, time)]
     return [*lines, *(names_table(named["pictures"]) if named else [])]
-
-
-def same_levels(saved: Mapping[str, Sequence[float]]) -> bool:
-    """Whether levels that should save time save the same FLOPs as those that should save FLOPs."""
-    time, flops = saved.get("time", []), saved["flops"]
-    return len(time) == len(flops) and all(abs(a - b) < 1e-3 for a, b in zip(time, flops, strict=True))
 
 
 def quickest(time: Row | None) -> str:
@@ -136,7 +122,9 @@ def quickest(time: Row | None) -> str:
     if time is None:
         return ""
     exact, *others = time["ms"]
-    best = min(others, default=exact)
+    if not others:
+        return "; no merged layer would be quicker, so there is level 0 alone"
+    best = min(others)
     if best >= exact:
         return "; no level is quicker than level 0"
     return f"; level {1 + others.index(best)}, the quickest, takes {100 * best / exact:.0f} % of level 0's time"

@@ -14,6 +14,11 @@ from haste_runtime.cli.common import print_json
 from haste_runtime.errors import InputError
 from haste_runtime.preprocessing import COLOURS, FITS, LAYOUTS, Preprocessing
 
+NO_LEVELS = (
+    "There is no level above 0: no merged layer would be quicker on {target} by the cost model, or none may merge; "
+    "--explain says which. --objective flops saves arithmetic instead, at more time."
+)
+
 
 def compile_(
     model: Annotated[
@@ -144,6 +149,8 @@ def compile_(
             f"storing weights as {dtype} changes the output by up to {report.rounding_error:.1e} of that; "
             f"what this costs in accuracy: haste-edge evaluate {out} --data PICTURES.npz"
         )
+    if levels and len(report.summary["levels"]) == 1:
+        print(NO_LEVELS.format(target=report.summary["target"]))
     print(f"Next: haste-run bench {out}")
 
 

@@ -16,12 +16,14 @@ from haste_edge.targets import Target
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.kernels.layout import ROWS
+from haste_runtime.memory import is_deep
 from haste_runtime.operators import why_not_winograd
 from haste_runtime.plan import ALGORITHMS
 from haste_runtime.winograd import TILE_SIDES
 
 EFFICIENCY = 0.875  # of the peak, dense
 MERGED_EFFICIENCY = 1.0  # over the channels that are kept: on small maps, taps that see only the border are left out
+WIDE, WIDE_EFFICIENCY = 16, 0.89  # the same where lanes are so many that filters come no faster than they are used
 CHAINS = 8  # multiply-adds under way that keep the arithmetic units busy
 FLOAT = 4  # bytes
 FAR = ("l2", "outer", "memory")  # where weights wait
@@ -184,7 +186,7 @@ class CostModel:
         if not edge:
             pixels = math.prod(geometry.out) / patches  # of a tile
             kept = _filters(geometry) * counts.kept_pixels / frames
-            arithmetic = self._multiply_adds(geometry, kept, pixels, MERGED_EFFICIENCY)
+            arithmetic = self._multiply_adds(geometry, kept, pixels, self.merged_efficiency(geometry))
             weights = first / self._first_touch() + again / self._bytes_per_second(layer)
             return Prediction(arithmetic, weights, cycles / self.hertz)
         positions, growth = (edge + 2) ** 2, (edge + 2) ** 2 * geometry.channels_out / _filters(geometry)
@@ -197,6 +199,11 @@ class CostModel:
     def _transforming(self, geometry: ConvGeometry, algorithm: str) -> float:
         """Cycles that Winograd's transforms take in a frame."""
         return transformed(geometry, algorithm, self.lanes) * (TRANSFORMING[0] + TRANSFORMING[1] / self.lanes)
+
+    def merged_efficiency(self, geometry: ConvGeometry) -> float:
+        """Of the arithmetic of a layer that is merged and computed directly."""
+        slow = self.lanes >= WIDE and not is_deep(geometry, self.lanes)
+        return WIDE_EFFICIENCY if slow else MERGED_EFFICIENCY
 
     def algorithms(self, geometry: ConvGeometry, policy: str) -> tuple[str, ...]:
         """Those that a merged layer may be computed by. "affine" has a constant and whole planes of its own, which only
@@ -217,7 +224,8 @@ class CostModel:
         compared = COMPARED * geometry.channels_in * ENTRIES * MERGING["compared"]
         finding = compared + VERIFIED * geometry.patch_side(patch) ** 2 * MERGING["verified"]
         joined = (filters * MERGING["joined"] + 2 * finding) / self.hertz + reading
-        kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, MERGED_EFFICIENCY), reading, 0.0)
+        efficiency = self.merged_efficiency(geometry)
+        kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, efficiency), reading, 0.0)
         return joined < WORTH * kept.seconds
 
     def _multiply_adds(self, geometry: ConvGeometry, count: float, pixels: float, efficiency: float) -> float:

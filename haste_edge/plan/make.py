@@ -33,7 +33,7 @@ from haste_runtime.preprocessing import Preprocessing
 
 OBJECTIVES = ("flops", "time")
 PLANNED_POLICIES = ("auto", *POLICIES)
-FEWEST_LEVELS = 4  # above 0, whatever merging does to the network, if that many are asked for
+FEWEST_LEVELS = 4  # above 0 that save FLOPs, whatever merging does to the network, if that many are asked for
 LARGE_PATCH_ALLOWANCE = 0.1  # large patches run quicker than the cost model knows: what they may miss of the best
 PICTURES = (6, 32)  # fewest and most that single layers are measured on
 END_PICTURES = (8, 64)  # fewest and most that show where the ladder ends, if they are synthetic
@@ -79,8 +79,9 @@ def make_plan(
         graph: after the passes. preprocessing: how synthetic pictures are normalised.
         target: its cost model decides what merging costs in time.
         objective: "flops", or "time" (layers merge only where the target's cost model predicts that to be quicker).
-        levels: how many above level 0 at most; a network that can merge has at least 4 of them. 0 is the exact network
-        alone, and nothing is measured.
+        levels: how many above level 0 at most. To save FLOPs a network that can merge has at least 4 of them. To
+        save time it has those that leave it of use, and none if no merged layer is predicted to be quicker. 0 is the
+        exact network alone, and nothing is measured.
 
     To try:
         pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only input, instead of synthetic
@@ -102,7 +103,7 @@ def make_plan(
     merging = [c for c in candidates if c.patches]
     cost_model = CostModel(target, FLOAT * graph.parameters(), winograd)
     if not merging:
-        nothing = _Climbed({}, Material(graph), [], Aim(objective, target.name, False))
+        nothing = _Climbed({}, Material(graph), [], Aim(objective, target.name))
         return _assemble(candidates, {}, nothing, cost_model)
     candidates = _affordable(graph, shapes, candidates)
     merging = [c for c in candidates if c.patches]
@@ -121,40 +122,38 @@ def make_plan(
     fewest_and_most = LEVEL_PICTURES if pictures is not None else END_PICTURES
     trial = make_inputs(_afford(fewest_and_most, (TRIALS + CLOSER) * dense_work), looks.LEVELS_SEED, noise=0.0)
     more = make_inputs(_afford(LEVEL_PICTURES, (levels + 1) * dense_work), looks.LEVELS_SEED)
-    wanted = min(FEWEST_LEVELS, levels)
+    timely = objective == "time"
+    wanted = min(1 if timely else FEWEST_LEVELS, levels)
 
     def slowly(what: str, first: int, count: int = SLOW_STEPS) -> Callable[[int, int], None]:
         return lambda done, total: report(what, first + count * done // total, steps)
 
-    def climb(hopeless: bool, whole: bool) -> _Climbed:
-        """The levels that save what is asked for, up to the last useful one; whole: or on the whole path."""
-        timely = objective == "time" and not hopeless
-        saving = _seconds_saved if timely else _flops_saved
-        chosen = _choose_patches(curves, saving, levels, LARGE_PATCH_ALLOWANCE if objective == "time" else 0.0)
-        points, material = ladder.path(chosen, saving), Material(graph, timely)
-        measure = partial(_measure, points, material, shapes)
-        end = len(points) - 1
-        if not whole:
-            tried = dict[int, float]()
-            trials, begun = ladder.pick(points, TRIALS), len(merging)
-            for count in (SLOW_STEPS * TRIALS // (TRIALS + CLOSER), SLOW_STEPS * CLOSER // (TRIALS + CLOSER)):
-                joined = measure(trials, trial, slowly("measuring levels", begun, count))
-                tried |= {index: harm(joint, by_agreement) for index, joint in joined.items()}
-                tried = dict(sorted(tried.items()))
-                trials, begun = between(points, tried), begun + count
-            end = last_useful(points, tried)
+    saving, allowance = (_seconds_saved, LARGE_PATCH_ALLOWANCE) if timely else (_flops_saved, 0.0)
+    chosen = _choose_patches(curves, saving, levels, allowance)
+    points, material = ladder.path(chosen, saving), Material(graph, timely)
+    measure = partial(_measure, points, material, shapes)
+
+    def useful_end() -> int:
+        """The index of the last point of the path that leaves the network of use."""
+        tried = dict[int, float]()
+        trials, begun = ladder.pick(points, TRIALS), len(merging)
+        for count in (SLOW_STEPS * TRIALS // (TRIALS + CLOSER), SLOW_STEPS * CLOSER // (TRIALS + CLOSER)):
+            joined = measure(trials, trial, slowly("measuring levels", begun, count))
+            tried |= {index: harm(joint, by_agreement) for index, joint in joined.items()}
+            tried = dict(sorted(tried.items()))
+            trials, begun = between(points, tried), begun + count
+        return last_useful(points, tried)
+
+    def climb(end: int) -> list[tuple[Point, Joint]]:
         picked = ladder.pick(points[: end + 1], levels)
         joints = measure(picked, more, slowly("measuring the ladder", len(merging) + SLOW_STEPS))
-        found = [(points[i], joints[i]) for i in _ascending(picked, joints, wanted)]
-        return _Climbed(chosen, material, found, Aim(objective, target.name, hopeless))
+        return [(points[i], joints[i]) for i in _ascending(picked, joints, wanted)]
 
-    # Where too few levels that save time leave the network of use, those that save FLOPs may; else the network decides.
-    vain = objective == "time" and not _any_quicker(curves)
-    attempts = [(vain, False), *([(True, False)] if objective == "time" and not vain else []), (vain, True)]
-    climbed = next(filter(lambda c: len(c.found) >= wanted, (climb(*attempt) for attempt in attempts[:-1])), None)
-    climbed = climbed or climb(*attempts[-1])
+    found = climb(useful_end())
+    if len(found) < wanted:
+        found = climb(len(points) - 1)
     report("planned", steps, steps)
-    return _assemble(candidates, curves, climbed, cost_model)
+    return _assemble(candidates, curves, _Climbed(chosen, material, found, Aim(objective, target.name)), cost_model)
 
 
 def _check_request(
@@ -228,10 +227,6 @@ def _seconds_saved(curve: Curve) -> Sequence[float]:
 
 def _flops_saved(curve: Curve) -> Sequence[float]:
     return curve.flops_saved
-
-
-def _any_quicker(curves: Mapping[str, Sequence[Curve]]) -> bool:
-    return any(max(curve.seconds_saved) > 0 for options in curves.values() for curve in options)
 
 
 def _choose_patches(

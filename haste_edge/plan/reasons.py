@@ -12,12 +12,10 @@ from haste_runtime.plan import BUDGETED
 
 @dataclass(frozen=True)
 class Aim:
-    """What the plan is for, as far as reasons tell. hopeless: time was asked for, and no levels save it that leave
-    the network of use."""
+    """What the plan is for, as far as reasons tell."""
 
     objective: str
     target: str
-    hopeless: bool
 
 
 def merged_reason(
@@ -42,12 +40,11 @@ def merged_reason(
     flops, seconds = dense
     time = 1 - curve.seconds_saved[used[last]] / seconds
     kept, saved = curve.kept[used[last]], 100 * curve.flops_saved[used[last]] / flops
-    words = (
+    return (
         f"merged from level {first} on, {strength} on {where}{against}; at level {last} it keeps {kept:.2f} of its "
         f"channels, saves {saved:.0f} % of its FLOPs, and takes {time:.2f} of the dense time on {aim.target} by the "
         f"cost model"
     )
-    return f"no levels of use are quicker, so FLOPs decide; {words}" if aim.hopeless else words
 
 
 def _setting(curve: Curve, index: int) -> str:
@@ -61,7 +58,7 @@ def dense_reason(flops: int, curve: Curve, aim: Aim) -> str:
     kept = curve.kept[curve.flops_saved.index(best)]
     if best <= 0:
         return f"merging does not pay: hashing and adding filters cost more than {kept:.2f} of the channels save"
-    if aim.objective == "time" and not aim.hopeless and max(curve.seconds_saved) <= 0:
+    if aim.objective == "time" and max(curve.seconds_saved) <= 0:
         return f"merging would not be quicker on {aim.target} by the cost model: its overheads outweigh the arithmetic"
     return (
         f"merging costs too much accuracy for what it saves: at most {100 * best / flops:.0f} % of its FLOPs, "

@@ -39,7 +39,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path: Path = tmp_path_factory.mktemp("contracts") / "demo.haste"
     compile_model(
         demo.load(), path, input_shape=(1, 3, 32, 32), preprocessing=Preprocessing(MEAN, STD), classes=CLASSES,
-        levels=4, policy="mean",
+        levels=4, policy="mean", objective="flops",
     )  # fmt: skip
     with Session(path, "numpy") as session:
         return session.bundle

@@ -41,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
     compile_model(
         network, folder / "net.haste", input_shape=(1, 3, *SIZE), preprocessing=WAYS[request.param], classes=CLASSES,
-        levels=1,
+        levels=1, objective="flops",
     )  # fmt: skip
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (PICTURES, 5, 7, 3), np.uint8)

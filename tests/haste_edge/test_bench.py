@@ -73,7 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "adapter.py").write_text(ADAPTER)
     namespace: dict[str, Any] = {}
     exec(NETWORK, namespace)
-    compiler.compile_model(namespace["network"](), folder / "net.haste", input_shape="1x3x16x16", levels=2)
+    levels = {"levels": 2, "objective": "flops"}
+    compiler.compile_model(namespace["network"](), folder / "net.haste", input_shape="1x3x16x16", **levels)
     rng = np.random.default_rng(0)
     np.savez(folder / "pictures.npz", x=rng.integers(0, 256, (6, 16, 16, 3), np.uint8), y=rng.integers(0, 4, 6))
     return folder

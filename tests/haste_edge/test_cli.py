@@ -37,6 +37,10 @@ def network():
     )
 
 
+def thin():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+
+
 class Sine(nn.Module):
     def forward(self, x):
         return torch.sin(x).flatten(1)
@@ -54,7 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models_for_cli.py").write_text(MODELS)
     namespace: dict[str, Any] = {}
     exec(MODELS, namespace)
-    compiler.compile_model(namespace["network"](), folder / "net.haste", input_shape="1x3x16x16", levels=4)
+    levels = {"levels": 4, "objective": "flops"}
+    compiler.compile_model(namespace["network"](), folder / "net.haste", input_shape="1x3x16x16", **levels)
     rng = np.random.default_rng(0)
     np.savez(folder / "pictures.npz", x=rng.integers(0, 256, (6, 16, 16, 3), np.uint8), y=rng.integers(0, 5, 6))
     return folder
@@ -92,8 +97,21 @@ def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 # --- compile --------------------------------------------------------------------------------------------------------
 
 
+def test_compile_says_why_there_is_no_level_above_0_and_what_to_do(run: Run, tmp_path: Path) -> None:
+    code, printed, _ = run(
+        "compile", "models_for_cli:thin", "--input", "1x3x9x9", "--target", "rpi4", "-o", str(tmp_path / "n.haste")
+    )
+    assert code == 0
+    assert len(inspect_bundle(tmp_path / "n.haste")["levels"]) == 1
+    assert all(words in printed for words in ("no level above 0", "quicker on rpi4", "--objective flops"))
+    exact = run(
+        "compile", "models_for_cli:thin", "--input", "1x3x9x9", "--levels", "0", "-o", str(tmp_path / "n.haste")
+    )
+    assert "no level above 0" not in exact[1]
+
+
 def test_compile_ends_with_what_to_do_next(run: Run, tmp_path: Path) -> None:
-    code, printed, _ = run(*COMPILE, "-o", str(tmp_path / "n.haste"), "--levels", "4")
+    code, printed, _ = run(*COMPILE, "-o", str(tmp_path / "n.haste"), "--levels", "4", "--objective", "flops")
     assert code == 0
     assert printed.splitlines()[-1] == f"Next: haste-run bench {tmp_path / 'n.haste'}"
     assert "largest error of level 0 against the original" in printed

@@ -107,7 +107,7 @@ def test_a_network_that_segments_runs_at_every_level(tmp_path: Path) -> None:
 def test_a_compiled_module_computes_what_the_module_does_and_can_compress(tmp_path: Path) -> None:
     model, out = small_network(), tmp_path / "net.haste"
     steps: list[str] = []
-    report = compile_model(model, out, input_shape=SHAPE, levels=4, on_step=steps.append)
+    report = compile_model(model, out, input_shape=SHAPE, levels=4, objective="flops", on_step=steps.append)
     assert [path.name for path in tmp_path.iterdir()] == ["net.haste"]
     assert 0 <= report.largest_error <= report.tolerance == 1e-4
     assert report.rounding_error is None
