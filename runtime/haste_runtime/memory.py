@@ -22,6 +22,7 @@ from haste_runtime.plan import LayerPlan, Plan, Variant
 from haste_runtime.winograd import TILE_SIDES, algorithm_of
 
 ALIGNMENT = 16  # floats: a cache line, and the widest vector
+CROWDED = 8 * ALIGNMENT  # floats: pixels a multiple of them apart compete for few lines of a first-level cache
 SLACK = 64  # floats behind the last map: vector loads may run past a map's end
 STRIP_FLOATS = 48 * 1024  # of input that one pass of dense convolution keeps in the second-level cache
 DEEP_FLOATS = 128 * 1024  # weights from here on are too many for a second-level cache
@@ -36,17 +37,19 @@ def aligned(size: int) -> int:
 
 
 class Map(NamedTuple):
-    """One value's place: ``offset`` of its first real element; a row is ``row`` floats, a pixel ``channels``."""
+    """One value's place: ``offset`` of its first real element; from a row to the next are ``row`` floats, from a pixel
+    to the next ``pixel``, of which ``channels`` are the value's."""
 
     offset: int
     channels: int
     height: int
     width: int
     border: int
+    pixel: int
 
     @property
     def row(self) -> int:
-        return (self.width + 2 * self.border) * self.channels
+        return (self.width + 2 * self.border) * self.pixel
 
     @property
     def size(self) -> int:
@@ -55,7 +58,7 @@ class Map(NamedTuple):
     @property
     def corner(self) -> int:
         """Offset of the border's first element."""
-        return self.offset - self.border * (self.row + self.channels)
+        return self.offset - self.border * (self.row + self.pixel)
 
 
 class DenseScratch(NamedTuple):
@@ -112,8 +115,8 @@ def as_map(shape: Shape) -> tuple[int, int, int]:
 def strides(shape: Shape, place: Map) -> tuple[int, ...]:
     """Floats from one element to the next along each axis of a value that lies there."""
     if len(shape) < 3:
-        return (1, place.channels)[: len(shape)]
-    return (*(math.prod(shape[i:-2]) for i in range(1, len(shape) - 1)), place.row, place.channels)
+        return (1, place.pixel)[: len(shape)]
+    return (*(math.prod(shape[i:-2]) for i in range(1, len(shape) - 1)), place.row, place.pixel)
 
 
 def operation_scratch(node: Node, shapes: Mapping[str, Shape], lanes: int) -> int:
@@ -136,6 +139,18 @@ def borders(graph: Graph) -> dict[str, int]:
     return widest
 
 
+def pixel_steps(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """For each value how far apart its pixels lie, in floats: its channels, and a cache line more where a convolution
+    reads several pixels of many channels at once, so that they do not push each other out of the cache."""
+    steps = {name: as_map(shape)[0] for name, shape in shapes.items()}
+    for node in graph.nodes:
+        if node.op == "conv" and math.prod(graph.constants[node.constants["weight"]].shape[2:]) > 1:
+            name = node.inputs[0]
+            channels = as_map(shapes[name])[0]
+            steps[name] = channels + (ALIGNMENT if channels % CROWDED == 0 else 0)
+    return steps
+
+
 def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     """First and last operation during which a value's memory is taken; outputs live to the end."""
     spans = {value.name: (-1, -1) for value in graph.inputs}
@@ -153,8 +168,8 @@ def place_maps(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[dict[str, Map
 
     Returns the maps by name and the floats they take together.
     """
-    border, spans = borders(graph), lifetimes(graph)
-    sizes = {name: Map(0, *as_map(shape), border[name]).size for name, shape in shapes.items()}
+    border, spans, steps = borders(graph), lifetimes(graph), pixel_steps(graph, shapes)
+    sizes = {name: Map(0, *as_map(shape), border[name], steps[name]).size for name, shape in shapes.items()}
     taken: list[tuple[int, int, tuple[int, int]]] = []  # start, end, lifetime
     maps: dict[str, Map] = {}
     for name in sorted(sizes, key=lambda n: (-sizes[n], spans[n])):
@@ -165,8 +180,8 @@ def place_maps(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[dict[str, Map
                 start = max(start, end)
         end = start + aligned(sizes[name])
         taken.append((start, end, (first, last)))
-        empty = Map(0, *as_map(shapes[name]), border[name])
-        maps[name] = Map(start - empty.corner, *as_map(shapes[name]), border[name])
+        empty = Map(0, *as_map(shapes[name]), border[name], steps[name])
+        maps[name] = empty._replace(offset=start - empty.corner)
     return maps, max(end for _, end, _ in taken) + SLACK
 
 

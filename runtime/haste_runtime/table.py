@@ -172,7 +172,7 @@ class Builder:
         source = self.maps[x]
         row[[t.KIND, t.ACTIVATION, t.R, t.SLOT]] = kind, ACTIVATIONS[activation], -1, -1
         row[[t.X, t.XH, t.XW, t.XC, t.XROW, t.XPIXEL]] = (
-            source.offset, source.height, source.width, source.channels, source.row, source.channels,
+            source.offset, source.height, source.width, source.channels, source.row, source.pixel,
         )  # fmt: skip
         self.rows.append(row)
         return row
@@ -189,7 +189,7 @@ class Builder:
 
     def second(self, row: NDArray[np.int64], name: str) -> None:
         other = self.maps[name]
-        row[[t.R, t.RROW, t.RPIXEL]] = other.offset, other.row, other.channels
+        row[[t.R, t.RROW, t.RPIXEL]] = other.offset, other.row, other.pixel
 
     def constant(self, node: Node, role: str) -> NDArray[np.float32] | None:
         value = self.graph.constant(node, role)
@@ -331,7 +331,7 @@ def _writing(target: Map) -> NDArray[np.int64]:
     """A row that says where its output belongs, and nothing else yet."""
     row = np.zeros(t.COLUMNS, np.int64)
     row[[t.Y, t.YH, t.YW, t.YC, t.YROW, t.YPIXEL, t.YBORDER]] = (
-        target.offset, target.height, target.width, target.channels, target.row, target.channels, target.border,
+        target.offset, target.height, target.width, target.channels, target.row, target.pixel, target.border,
     )  # fmt: skip
     return row
 

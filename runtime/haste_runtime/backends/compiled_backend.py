@@ -251,5 +251,5 @@ def _view(arena: NDArray[np.float32], place: Map) -> NDArray[np.float32]:
     """A value's memory without its border, (height, width, channels)."""
     border = place.border
     whole = arena[place.corner : place.corner + place.size]
-    whole = whole.reshape(place.height + 2 * border, place.width + 2 * border, place.channels)
-    return whole[border : border + place.height, border : border + place.width]
+    whole = whole.reshape(place.height + 2 * border, place.width + 2 * border, place.pixel)
+    return whole[border : border + place.height, border : border + place.width, : place.channels]

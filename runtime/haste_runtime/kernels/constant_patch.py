@@ -45,7 +45,7 @@ def taps_inside(place, first, end, taps, step):
 
 
 @kernel
-def copy_leaders(x, row_stride, channels, window, side, groups, start, members, planes, plane):
+def copy_leaders(x, row_stride, pixel_stride, window, side, groups, start, members, planes, plane):
     """planes[g] = the pixels of group g's leader, zero outside rows window[0] .. window[1] - 1, columns window[2] ..;
     x points at the first pixel inside."""
     y0, y1, x0, x1 = window
@@ -56,7 +56,7 @@ def copy_leaders(x, row_stride, channels, window, side, groups, start, members, 
         for y in range(y0, y1):
             source, line = at(x, (y - y0) * row_stride + members[start[g]]), at(target, y * side + x0)
             for p in range(x1 - x0):
-                line[p] = source[p * channels]
+                line[p] = source[p * pixel_stride]
 
 
 @kernel

@@ -1,10 +1,12 @@
 """Functions of single numbers, and of two values of which either may be repeated. Workers share out the rows.
 
-A row's pixels lie side by side, so where no channel is treated apart a row is one run of numbers. Where a run does not
+Where no channel is treated apart and a row's pixels lie side by side, a row is one run of numbers. Where a run does not
 fill the last vector, its numbers go by way of scratch: what lies behind them may be another worker's row.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.functions import apply
@@ -28,12 +30,16 @@ def store_some(target, offset, value, count, spare):
 
 @kernel
 def unary(op, arena, packed, scratch, worker, workers):
-    count, spare = op[t.YW] * op[t.YC], at(arena, scratch)
+    spare, pixels, count = at(arena, scratch), op[t.YW], op[t.YC]
+    if op[t.XPIXEL] == count and op[t.YPIXEL] == count:  # a row is one run
+        pixels, count = np.int64(1), pixels * count
     alpha, beta = packed[op[t.WEIGHT]], packed[op[t.WEIGHT] + 1]
     for y in range(worker, op[t.YH], workers):
-        source, target = at(arena, op[t.X] + y * op[t.XROW]), at(arena, op[t.Y] + y * op[t.YROW])
-        for i in range(0, count, W):
-            store_some(target, i, apply(vector_load(source, i), op[t.OPTION], alpha, beta), count - i, spare)
+        for x in range(pixels):
+            source = at(arena, op[t.X] + y * op[t.XROW] + x * op[t.XPIXEL])
+            target = at(arena, op[t.Y] + y * op[t.YROW] + x * op[t.YPIXEL])
+            for i in range(0, count, W):
+                store_some(target, i, apply(vector_load(source, i), op[t.OPTION], alpha, beta), count - i, spare)
 
 
 @kernel

@@ -17,13 +17,15 @@ TWO_32 = 4294967296.0
 
 
 @kernel
-def patch_peak(x, row_stride, row_length, rows):
-    """Bits of the largest magnitude in ``rows`` runs of ``row_length`` floats; magnitudes compare like integers."""
+def patch_peak(x, row_stride, pixel_stride, channels, columns, rows):
+    """Bits of the largest magnitude in ``rows`` rows of ``columns`` pixels; magnitudes compare like integers."""
     peak = np.int32(0)
+    together = columns if pixel_stride == channels else 1  # pixels of a row that lie side by side
     for y in range(rows):
-        bits = as_ints(at(x, y * row_stride))
-        for i in range(row_length):
-            peak = max(peak, np.int32(bits[i] & MAGNITUDE))
+        for p in range(0, columns, together):
+            bits = as_ints(at(x, y * row_stride + p * pixel_stride))
+            for i in range(together * channels):
+                peak = max(peak, np.int32(bits[i] & MAGNITUDE))
     return peak
 
 
@@ -39,11 +41,10 @@ def quantise_some(source, count, inverse, target):
 
 
 @kernel
-def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, span, inverse, quantised):
+def quantise_patch(x, row_stride, pixel_stride, channels, y0, y1, x0, x1, side, span, inverse, quantised):
     """int16 copies of the patch, [block of 2 W channels][pixel][2 W]; zero outside rows y0..y1, columns x0..x1.
 
-    x points at the patch's pixel (y0, x0), which is inside the map. ``channels`` is also the pixel stride. There are
-    ``span`` pixels, side * side and zeros.
+    x points at the patch's pixel (y0, x0), which is inside the map. There are ``span`` pixels, side * side and zeros.
     """
     area, whole = side * side, channels - channels % LANES
     partial = y0 > 0 or x0 > 0 or y1 < side or x1 < side
@@ -53,7 +54,7 @@ def quantise_patch(x, row_stride, channels, y0, y1, x0, x1, side, span, inverse,
             target[i] = 0
     for y in range(y0, y1):
         for p in range(x1 - x0):
-            source, pixel = at(x, (y - y0) * row_stride + p * channels), (y * side + x0 + p) * LANES
+            source, pixel = at(x, (y - y0) * row_stride + p * pixel_stride), (y * side + x0 + p) * LANES
             for block in range(0, whole, LANES):
                 simd.quantise(source, block, inverse, quantised, block * span + pixel)
             if whole < channels:

@@ -11,7 +11,7 @@ from __future__ import annotations
 # Machine code and the Python that feeds it may come from different releases; both know this number. It is raised with
 # every change to what the kernels read or write: these columns, the arguments in `haste_runtime.kernels.exports`, or
 # how weights lie in `packed`. A test notices the first two.
-ABI = 7
+ABI = 8
 
 # ---- kinds of operation
 CONV, DEPTHWISE, SCALE, ADD, ACTIVATE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_AVERAGE, ADAPTIVE_MAX = range(9)

@@ -39,7 +39,7 @@ def hash_window(op, level, arena, index, scratch, x, y0, y1, x0, x1):
     channels, side = op[t.XC], level[t.SIDE]
     codes = as_ints(at(arena, scratch + level[t.CODES]))
     rows, columns = max(y1 - y0, 0), max(x1 - x0, 0)
-    peak = patch_peak(x, op[t.XROW], columns * channels, rows)
+    peak = patch_peak(x, op[t.XROW], op[t.XPIXEL], channels, columns, rows)
     if peak < DEAD_BELOW:
         for c in range(channels):
             codes[c] = -1
@@ -50,7 +50,7 @@ def hash_window(op, level, arena, index, scratch, x, y0, y1, x0, x1):
     quantised = as_shorts(at(arena, scratch + level[t.QUANTISED]))
     sums = as_ints(at(arena, scratch + level[t.SUMS]))
     starts = at(index, level[t.STARTS])
-    quantise_patch(x, op[t.XROW], channels, y0, y1, x0, x1, side, level[t.SPAN], inverse, quantised)
+    quantise_patch(x, op[t.XROW], op[t.XPIXEL], channels, y0, y1, x0, x1, side, level[t.SPAN], inverse, quantised)
     project_patch(quantised, channels, level[t.SPAN], level[t.BITS], at(index, level[t.SIGNS]), starts, sums)
     if level[t.POLICY] == t.WITHIN_AFFINE_BUDGET:
         note_window(level, arena, index, scratch, peak, y0, y1, x0, x1)

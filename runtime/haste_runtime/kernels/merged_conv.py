@@ -36,7 +36,9 @@ ONE, ZERO = np.float32(1), np.float32(0)
 
 
 @kernel
-def merge_planes(x, row_stride, channels, y0, y1, x0, x1, side, groups, start, members, scales, shares, planes, plane):
+def merge_planes(
+    x, row_stride, pixel_stride, y0, y1, x0, x1, side, groups, start, members, scales, shares, planes, plane
+):
     """planes[g] = (sum of a_c times channel c's pixels) / (sum of a_c s_c) over group g, in channel order; zero where
     all scales are, and outside rows y0..y1, columns x0..x1. x points at the pixel (y0, x0).
 
@@ -54,7 +56,7 @@ def merge_planes(x, row_stride, channels, y0, y1, x0, x1, side, groups, start, m
             for y in range(y0, y1):
                 source, line = at(x, (y - y0) * row_stride + c), at(target, y * side + x0)
                 for p in range(x1 - x0):
-                    line[p] += source[p * channels] * share
+                    line[p] += source[p * pixel_stride] * share
         factor = ONE / squares if squares > 0 else ZERO
         for i in range(side * side):
             target[i] *= factor
@@ -164,7 +166,7 @@ def merge_window(op, level, arena, index, scratch, counters, singles, groups, x,
         counters[t.MERGED] -= groups  # leaders stay as they are
         planes = at(arena, scratch + level[t.PLANES])
         window = (y0, y1, x0, x1)
-        copy_leaders(x, op[t.XROW], op[t.XC], window, level[t.SIDE], groups, start, members, planes, level[t.PLANE])
+        copy_leaders(x, op[t.XROW], op[t.XPIXEL], window, level[t.SIDE], groups, start, members, planes, level[t.PLANE])
         return
     shares = scales
     if level[t.POLICY] == t.WITHIN_BUDGET:
@@ -173,7 +175,7 @@ def merge_window(op, level, arena, index, scratch, counters, singles, groups, x,
             c = members[k]
             shares[c] = np.float32(importance[c]) * scales[c]
     merge_planes(
-        x, op[t.XROW], op[t.XC], y0, y1, x0, x1, level[t.SIDE], groups, start, members, scales, shares,
+        x, op[t.XROW], op[t.XPIXEL], y0, y1, x0, x1, level[t.SIDE], groups, start, members, scales, shares,
         at(arena, scratch + level[t.PLANES]), level[t.PLANE],
     )  # fmt: skip
 
