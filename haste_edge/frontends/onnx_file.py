@@ -112,7 +112,10 @@ def _read_other_files(path: Path, model: ModelProto) -> None:
             size = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             left -= size
             if size < 0 or left < 0:
-                raise ValueError(f"with {tensor.name!r} of shape {tuple(tensor.dims)} they are more than 2 GB")
+                raise ModelError(
+                    f"The weights of {path} are more than 2 GB with {tensor.name!r} of shape {tuple(tensor.dims)}.",
+                    "Larger models are not read: take a smaller one of its family.",
+                )
             if all(entry.key != "length" for entry in tensor.external_data):
                 tensor.external_data.add(key="length", value=str(size))  # else all that follows would be read
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
