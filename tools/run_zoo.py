@@ -148,6 +148,8 @@ def do(member: Member, python: Path, folder: Path, limits: Limits) -> Record:
         record |= measure(member, model, folder, limits)
     except (HasteError, OSError, ValueError) as error:
         record |= {"state": "failed", "reason": f"{step}: {error}"}
+    if "reason" in record:
+        record["reason"] = record["reason"].replace(f"{folder}{os.sep}", "")  # where it lay on this machine
     return record | {"seconds": round(time.perf_counter() - begun, 1)}
 
 

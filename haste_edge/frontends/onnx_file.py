@@ -119,6 +119,8 @@ def _read_other_files(path: Path, model: ModelProto) -> None:
             if all(entry.key != "length" for entry in tensor.external_data):
                 tensor.external_data.add(key="length", value=str(size))  # else all that follows would be read
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+    except ModelError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, checker.ValidationError) as error:
         raise ModelError(
             f"The weights that {path} keeps in other files cannot be read: {_first_line(error)}.",
