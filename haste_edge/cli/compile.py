@@ -15,8 +15,8 @@ from haste_runtime.errors import InputError
 from haste_runtime.preprocessing import COLOURS, FITS, LAYOUTS, Preprocessing
 
 NO_LEVELS = (
-    "There is no level above 0: no merged layer would be quicker on {target} by the cost model, or none may merge; "
-    "--explain says which. --objective flops saves arithmetic instead, at more time."
+    "There is no level above 0: by the cost model no merged layer would be quicker on {target}, or none of them leaves "
+    "the network of use; --explain says which. --objective flops saves arithmetic instead, at more time."
 )
 
 

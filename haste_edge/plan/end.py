@@ -45,7 +45,8 @@ def between(points: Sequence[Point], tried: Mapping[int, float]) -> list[int]:
 
 
 def last_useful(points: Sequence[Point], tried: Mapping[int, float]) -> int:
-    """The last point before the network is spoilt: between two trials by what points save alone; 0 if all spoil it.
+    """The last point before the network is spoilt: between two trials by what points save alone; -1 if the first point
+    spoils it.
 
     tried: the harm of some points by their index, rising.
     """
@@ -54,6 +55,7 @@ def last_useful(points: Sequence[Point], tried: Mapping[int, float]) -> int:
         saving = points[index].saving
         if harmed > 1.0:
             share = (1.0 - before[1]) / (harmed - before[1])
-            return ladder.nearest(points, before[0] + share * (saving - before[0]))
+            last = ladder.nearest(points, before[0] + share * (saving - before[0]))
+            return -1 if last == 0 and tried.get(0, 0.0) > 1.0 else last
         before = (saving, harmed)
     return len(points) - 1

@@ -80,8 +80,8 @@ def make_plan(
         target: its cost model decides what merging costs in time.
         objective: "flops", or "time" (layers merge only where the target's cost model predicts that to be quicker).
         levels: how many above level 0 at most. To save FLOPs a network that can merge has at least 4 of them. To
-        save time it has those that leave it of use, and none if no merged layer is predicted to be quicker. 0 is the
-        exact network alone, and nothing is measured.
+        save time it has those that leave it of use, and none if no merged layer is predicted to be quicker, or the
+        first of them spoils it. 0 is the exact network alone, and nothing is measured.
 
     To try:
         pictures: unlabelled ones of your own, (N, C, H, W), ready for the network's only input, instead of synthetic
@@ -123,7 +123,7 @@ def make_plan(
     trial = make_inputs(_afford(fewest_and_most, (TRIALS + CLOSER) * dense_work), looks.LEVELS_SEED, noise=0.0)
     more = make_inputs(_afford(LEVEL_PICTURES, (levels + 1) * dense_work), looks.LEVELS_SEED)
     timely = objective == "time"
-    wanted = min(1 if timely else FEWEST_LEVELS, levels)
+    wanted = 0 if timely else min(FEWEST_LEVELS, levels)
 
     def slowly(what: str, first: int, count: int = SLOW_STEPS) -> Callable[[int, int], None]:
         return lambda done, total: report(what, first + count * done // total, steps)

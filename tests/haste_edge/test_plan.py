@@ -474,7 +474,9 @@ def test_the_ladder_ends_between_two_trials() -> None:
     points = [ladder.Point({}, float(saving), 0.0) for saving in range(1, 11)]
     assert end.last_useful(points, {1: 0.2, 4: 0.5, 8: 2.0}) == 5  # harm 1 at a saving of 5 + 4 * 0.5 / 1.5 = 6.3
     assert end.last_useful(points, {1: 0.2, 9: 0.9}) == 9
-    assert end.last_useful(points, {0: 50.0, 9: 60.0}) == 0
+    assert end.last_useful(points, {0: 50.0, 9: 60.0}) == -1
+    assert end.last_useful(points, {0: 1.5, 9: 60.0}) == -1
+    assert end.last_useful(points, {1: 50.0, 9: 60.0}) == 0  # which was not tried
     assert end.last_useful(points, {}) == 9
 
 
