@@ -99,6 +99,7 @@ def levels_table(levels: Sequence[Row], time: Row | None) -> list[str]:
 
 def section(name: str, rows: Sequence[Row]) -> list[str]:
     abouts = [row for row in rows if row["name"] == name and row["kind"] == "about"]
+    abouts.sort(key=lambda row: list(OBJECTIVES).index(row["objective"]))
     first = abouts[0]
     lines = [f"## {TITLES[name]}", "", f"{first['source']}."]
     lines += [f"The file of its weights has SHA-256 `{first['sha256']}`."]
@@ -123,7 +124,7 @@ def quickest(time: Row | None) -> str:
         return ""
     exact, *others = time["ms"]
     if not others:
-        return "; no merged layer would be quicker, so there is level 0 alone"
+        return "; no level would be quicker and of use, so there is level 0 alone"
     best = min(others)
     if best >= exact:
         return "; no level is quicker than level 0"

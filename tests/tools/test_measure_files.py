@@ -263,6 +263,6 @@ def test_the_page_has_a_table_for_each_network_and_objective() -> None:
     assert "\n\n\n" not in page
     assert "Planned to save time, as usual; level 1, the quickest, takes 75 % of level 0's time:" in page
     assert write_files.quickest({"ms": [1.0, 2.0]}) == "; no level is quicker than level 0"
-    assert write_files.quickest({"ms": [1.0]}) == "; no merged layer would be quicker, so there is level 0 alone"
+    assert write_files.quickest({"ms": [1.0]}) == "; no level would be quicker and of use, so there is level 0 alone"
     assert "a processor (avx2), numba" in page
     assert max(map(len, page.partition("\n|")[0].splitlines())) <= 120
