@@ -50,7 +50,8 @@ def compile_file(model: Path, bundle: Path, ladder: bool, say: Callable[[str], N
     options: dict[str, Any] = {"levels": 0}
     if ladder:
         np.savez(pictures, x=planning_pictures(PLANNED_ON, 256))
-        options = {"levels": LEVELS, "images": pictures, "patches": PATCHES}
+        # for time there would be no levels: random weights are spoilt by the first
+        options = {"levels": LEVELS, "images": pictures, "patches": PATCHES, "objective": "flops"}
     try:
         report = compile_model(
             str(model), bundle, preprocessing=AS_CALIBRATED, tolerance=ALLOWED, on_step=say, **options
