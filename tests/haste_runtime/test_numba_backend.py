@@ -176,6 +176,12 @@ def test_graph_inputs_as_outputs() -> None:
     check_against_numpy(bundle_for(graph), frame_for(graph))
 
 
+@pytest.mark.parametrize("padding", [(5, 0, 0, 0), (0, 5, 0, 0), (0, 0, 5, 0), (0, 0, 0, 5), (5, 5, 5, 5)])
+def test_patches_that_lie_in_the_border_alone(padding: tuple[int, int, int, int]) -> None:
+    graph = conv_graph(3, 5, 1, 1, 4, 4, padding=padding)
+    check_against_numpy(bundle_for(graph, [1, 2, 3], 4, [4] * 3), frame_for(graph))
+
+
 @pytest.mark.parametrize("peak", [2.0**-99, 2.0**-100, 2.0**-101, 0.0])
 def test_patches_that_are_dead_or_nearly(peak: float) -> None:
     """Below 2^-100 a patch has no groups and gives the bias; a mixed map has live and dead patches side by side."""

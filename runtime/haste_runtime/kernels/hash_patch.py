@@ -20,11 +20,12 @@ TWO_32 = 4294967296.0
 def patch_peak(x, row_stride, pixel_stride, channels, columns, rows):
     """Bits of the largest magnitude in ``rows`` rows of ``columns`` pixels; magnitudes compare like integers."""
     peak = np.int32(0)
-    together = columns if pixel_stride == channels else 1  # pixels of a row that lie side by side
+    if pixel_stride == channels:  # a row is one run
+        columns, channels = np.int64(1), columns * channels
     for y in range(rows):
-        for p in range(0, columns, together):
+        for p in range(columns):
             bits = as_ints(at(x, y * row_stride + p * pixel_stride))
-            for i in range(together * channels):
+            for i in range(channels):
                 peak = max(peak, np.int32(bits[i] & MAGNITUDE))
     return peak
 
