@@ -147,7 +147,7 @@ def pixel_steps(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, int]:
         if node.op == "conv" and math.prod(graph.constants[node.constants["weight"]].shape[2:]) > 1:
             name = node.inputs[0]
             channels = as_map(shapes[name])[0]
-            steps[name] = channels + (ALIGNMENT if channels % CROWDED == 0 else 0)
+            steps[name] = channels + ALIGNMENT if channels % CROWDED == 0 else channels
     return steps
 
 
@@ -169,7 +169,8 @@ def place_maps(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[dict[str, Map
     Returns the maps by name and the floats they take together.
     """
     border, spans, steps = borders(graph), lifetimes(graph), pixel_steps(graph, shapes)
-    sizes = {name: Map(0, *as_map(shape), border[name], steps[name]).size for name, shape in shapes.items()}
+    empty = {name: Map(0, *as_map(shape), border[name], steps[name]) for name, shape in shapes.items()}
+    sizes = {name: place.size for name, place in empty.items()}
     taken: list[tuple[int, int, tuple[int, int]]] = []  # start, end, lifetime
     maps: dict[str, Map] = {}
     for name in sorted(sizes, key=lambda n: (-sizes[n], spans[n])):
@@ -180,8 +181,7 @@ def place_maps(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[dict[str, Map
                 start = max(start, end)
         end = start + aligned(sizes[name])
         taken.append((start, end, (first, last)))
-        empty = Map(0, *as_map(shapes[name]), border[name], steps[name])
-        maps[name] = empty._replace(offset=start - empty.corner)
+        maps[name] = empty[name]._replace(offset=start - empty[name].corner)
     return maps, max(end for _, end, _ in taken) + SLACK
 
 
