@@ -16,7 +16,7 @@ from haste_runtime.affine import MOST_ORDER
 from haste_runtime.geometry import ConvGeometry
 from haste_runtime.graph import Graph, Node, Shape
 from haste_runtime.kernels.lanes import blocks
-from haste_runtime.kernels.layout import ENTRIES, ROWS, TOGETHER
+from haste_runtime.kernels.layout import ENTRIES, ROWS, TOGETHER, UNROLLED
 from haste_runtime.operators import check_graph
 from haste_runtime.plan import LayerPlan, Plan, Variant
 from haste_runtime.winograd import TILE_SIDES, algorithm_of
@@ -29,6 +29,10 @@ DEEP_FLOATS = 128 * 1024  # weights from here on are too many for a second-level
 DEEP_PIXELS = 16  # an output so small that its sums stay in the first-level cache
 DEEP_LANES = 4  # vectors so short are never kept waiting
 DEEP_TAPS = 4  # a filter must be worth loading and storing the sums
+PART_FLOATS = 32 * 1024  # filters of the input channels that `kernels.parted_conv` multiplies at a time
+PART_PIXELS = 192  # in a strip of it: every one reads all weights from far away
+FEW_PIXELS = 96  # in a strip where a row of pixels has many channels: weights come from far away too often
+BLOCK_FLOATS = 192 * 1024  # filters of one block of outputs that a second-level cache does not hold beside all else
 VALUE_FLOATS = 64 * 1024  # of transformed input that one pass of Winograd's algorithm keeps in that cache
 
 
@@ -62,14 +66,15 @@ class Map(NamedTuple):
 
 
 class DenseScratch(NamedTuple):
-    """Scratch of any convolution: one tile for blocks with missing channels, four lists of pixel offsets, and for
-    deep ones the sums of the whole output."""
+    """Scratch of any convolution: one tile for blocks with missing channels, four lists of pixel offsets, and sums: for
+    deep ones of the whole output, for parted ones of a strip of one block."""
 
     strip: int  # pixels per pass
     room: int  # pixels each list has room for
     spill: int
     pixels: int
     totals: int
+    part: int  # input channels at a time, see `part_channels`
     size: int
 
 
@@ -203,19 +208,38 @@ def is_deep(geometry: ConvGeometry, lanes: int) -> bool:
     return lanes > DEEP_LANES and geometry.groups == 1 and small and taps >= DEEP_TAPS and weights >= DEEP_FLOATS
 
 
+def part_channels(geometry: ConvGeometry, strip: int, lanes: int) -> int:
+    """How many input channels a convolution multiplies at a time where weights would come from beyond the second-level
+    cache again and again: for each tile of pixels, if one block's filters outgrow the cache, or for each ``strip``, if
+    that has few pixels. 0: all (`kernels.dense_conv`)."""
+    (height, width), taps = geometry.out, geometry.kernel[0] * geometry.kernel[1]
+    vectors, count = blocks(lanes, geometry.channels_out)
+    filters = taps * vectors * lanes  # of a channel, in one block
+    block = geometry.channels_in * filters
+    often = strip < min(FEW_PIXELS, height * width) and block * count >= DEEP_FLOATS
+    once = height * width <= ROWS or is_deep(geometry, lanes)
+    if geometry.groups > 1 or once or not (often or block >= BLOCK_FLOATS):
+        return 0
+    return max(1, PART_FLOATS // filters // UNROLLED) * UNROLLED
+
+
 def dense_scratch(geometry: ConvGeometry, row: int, patches: tuple[int, ...], lanes: int) -> DenseScratch:
     """row: floats per input row. patches: the patch sides that the layer may merge with."""
     height, width = geometry.out
-    rows = max(1, STRIP_FLOATS // (row * geometry.stride[0]))
-    strip = min(rows, height) * width
+    strip = min(max(1, STRIP_FLOATS // (row * geometry.stride[0])), height) * width
+    part = part_channels(geometry, strip, lanes)
+    if part:
+        strip = min(-(-PART_PIXELS // width), height) * width
     room = aligned(max([strip, *(m * m for m in patches)]) + ROWS)
     vectors, count = blocks(lanes, geometry.channels_out // geometry.groups)
     spill = aligned(ROWS * vectors * lanes + ROWS)
     totals = spill + 4 * room
-    sums = (
-        aligned(height * width * (count * vectors * lanes + 2)) if is_deep(geometry, lanes) else 0
-    )  # and ranges of taps
-    return DenseScratch(strip, room, 0, spill, totals, totals + sums)
+    kept = 0  # sums, and ranges of taps
+    if part:
+        kept = strip * vectors * lanes + 2 * (-(-strip // ROWS))
+    elif is_deep(geometry, lanes):
+        kept = height * width * (count * vectors * lanes + 2)
+    return DenseScratch(strip, room, 0, spill, totals, part, totals + aligned(kept))
 
 
 def winograd_scratch(geometry: ConvGeometry, algorithm: str, patch: int | None, lanes: int) -> WinogradScratch:

@@ -222,7 +222,7 @@ class Builder:
         vectors, count = blocks(self.lanes, outputs)
         channels, deep = np.arange(inputs), is_deep(geometry, self.lanes)
         block = len(taps) * vectors * self.lanes
-        row[[t.DEEP, t.TOTALS]] = deep, dense.totals
+        row[[t.DEEP, t.PART, t.TOTALS]] = deep, dense.part, dense.totals
         row[[t.CHANNEL_STEP, t.BLOCK_STEP]] = (count * block, block) if deep else (block, inputs * block)
         row[[t.GROUPS, t.GROUP_IN, t.GROUP_OUT, t.VECTORS, t.BLOCKS]] = geometry.groups, inputs, outputs, vectors, count
         used = {plan.algorithm, *(algorithm_of(v) for v in plan.variants)} if plan else {"direct"}

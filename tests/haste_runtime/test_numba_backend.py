@@ -27,6 +27,7 @@ from haste_runtime.backends.numba_backend import NumbaBackend
 from haste_runtime.bundle import STORAGE, stored, write_bundle
 from haste_runtime.kernels import layout as t
 from haste_runtime.memory import is_deep
+from haste_runtime.operators import check_graph
 from haste_runtime.plan import POLICIES
 from haste_runtime.table import build_table
 
@@ -235,6 +236,48 @@ def test_deep_and_other_convolutions_give_the_same_bytes(dtype: str, monkeypatch
     assert other._operations[0, t.DEEP] == 0
     for level in range(4):
         assert deep.run(frame, level)["conv"].tobytes() == other.run(frame, level)["conv"].tobytes()
+
+
+PARTED = [  # channels, filters, kernel, stride, height, width: parts of 8 channels do not divide all of them
+    (20, 9, 3, 1, 5, 6), (33, 70, 3, 2, 9, 9), (16, 8, 2, 1, 4, 4), (43, 21, 1, 1, 6, 5), (30, 17, 1, 2, 7, 9),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", PARTED[: 2 if INTERPRETED else None])
+@pytest.mark.parametrize(("dtype", "residual"), [("fp32", False), ("fp32", True), ("fp16", True), ("int8", True)])
+def test_convolutions_in_parts(
+    sizes: tuple[int, ...], dtype: str, residual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of input channels: byte by byte what they give in one, by any number of threads; merged levels are as ever."""
+    channels, filters, kernel, stride, height, width = sizes
+    graph = conv_graph(channels, filters, kernel, stride, height, width, residual=residual, activation="relu6")
+    bundle, frame = stored(bundle_for(graph, 4, 9, policy=POLICIES, budget=0.4, dtype=dtype)), frame_for(graph)
+    whole = NumbaBackend(bundle)
+    assert whole._operations[0, t.PART] == 0
+    monkeypatch.setattr(memory, "BLOCK_FLOATS", 0)
+    monkeypatch.setattr(memory, "PART_FLOATS", 0)
+    monkeypatch.setattr(memory, "UNROLLED", 8)
+    monkeypatch.setattr(memory, "PART_PIXELS", 13)
+    for threads in (1,) if INTERPRETED else (1, 3):
+        parted = NumbaBackend(bundle, threads)
+        assert parted._operations[0, t.PART] == 8
+        for level in range(len(bundle.plan.levels)):
+            assert parted.run(frame, level)["conv"].tobytes() == whole.run(frame, level)["conv"].tobytes()
+        parted.close()
+    check_against_numpy(bundle, frame)
+
+
+def test_convolutions_are_parted_where_weights_come_from_far_away() -> None:
+    """A block's filters outgrow the cache; all filters do, and a strip has few pixels; else not."""
+    for graph, parted in (
+        (conv_graph(2048, 64, 3, 1, 7, 7), True),
+        (conv_graph(2048, 512, 1, 1, 14, 14), True),
+        (conv_graph(2048, 512, 1, 1, 2, 2), False),
+        (conv_graph(64, 64, 3, 1, 32, 32), False),
+        (conv_graph(256, 64, 1, 1, 28, 28), False),
+    ):
+        row = memory.place_maps(graph, check_graph(graph))[0]["x"].row
+        assert (memory.dense_scratch(geometry_of(graph), row, (), 16).part > 0) == parted
 
 
 @pytest.mark.skipif(INTERPRETED, reason="plain Python runs with one thread")

@@ -3,7 +3,8 @@
 simd_types    vector and register-tile types;  simd: the few intrinsics on them;  simd_integers: those on integers;
               simd_emit: what both are built from;  simd_twins: the same in numpy
 tile_conv     the convolution micro-kernel: a tile of output pixels x channels held in registers
-dense_conv    dense convolution of one map;  deep_conv: of a small map with more weights than a cache holds
+dense_conv    dense convolution of one map;  deep_conv: of a small map with more weights than a cache holds;
+              parted_conv: of so many input channels that not even one block's weights stay there
 hash_patch    quantise, project and code the channels of one patch
 group_patch   which of them share a plane, by the level's policy
 merged_conv   convolution with merged channels, patch by patch

@@ -11,6 +11,7 @@ from haste_runtime.kernels.jit import kernel, simd
 from haste_runtime.kernels.look import first_look, record_dense
 from haste_runtime.kernels.merged_conv import merged_conv
 from haste_runtime.kernels.move import clear_border, move, reshape
+from haste_runtime.kernels.parted_conv import parted_conv
 from haste_runtime.kernels.pointwise import activation, add, scale
 from haste_runtime.kernels.pool import adaptive_pool, average_pool, max_pool, mean
 from haste_runtime.kernels.reduce import reduce
@@ -44,6 +45,8 @@ def convolve(op, levels, arena, packed, index, scratch, counters, trace, worker,
         winograd_conv(op, arena, packed, index, scratch, worker, workers)
     elif op[t.DEEP]:
         deep_conv(op, arena, packed, index, scratch, worker, workers)
+    elif op[t.PART] > 0:
+        parted_conv(op, arena, packed, index, scratch, worker, workers)
     else:
         dense_conv(op, arena, packed, index, scratch, worker, workers)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 # Machine code and the Python that feeds it may come from different releases; both know this number. It is raised with
 # every change to what the kernels read or write: these columns, the arguments in `haste_runtime.kernels.exports`, or
 # how weights lie in `packed`. A test notices the first two.
-ABI = 8
+ABI = 9
 
 # ---- kinds of operation
 CONV, DEPTHWISE, SCALE, ADD, ACTIVATE, MAX_POOL, AVERAGE_POOL, ADAPTIVE_AVERAGE, ADAPTIVE_MAX = range(9)
@@ -27,6 +27,7 @@ GROUPS, GROUP_IN, GROUP_OUT, VECTORS, BLOCKS = range(27, 32)  # convolution bloc
 WEIGHT, BIAS, TAPS, CHANNELS, STRIP, SLOT = range(32, 38)  # STRIP: pixels per pass; SLOT: row of the level table or -1
 SPILL, PIXELS, ROOM = 38, 39, 40  # scratch: one tile; four lists of ROOM offsets (input, output, residual, plane)
 OPTION, FILL = 41, 42  # pool counts padding / which function / taps / where MOVE begins; bits of the float to fill with
+PART = 43  # of a convolution: input channels at a time (`kernels.parted_conv`), 0: all
 XSTEP, RSTEP = 43, 44  # BINARY: from one channel to the next of the operands: 1, or 0 where one is for all
 REDUCED_H, REDUCED_W, REDUCED_C, INNER, DIVISOR = range(43, 48)  # REDUCE: sizes of what becomes one element
 N, FROM, TO = 43, 49, 55  # MOVE, SOFTMAX: six axes' sizes, and steps in the input and the output; not of convolutions
@@ -34,7 +35,8 @@ N, FROM, TO = 43, 49, 55  # MOVE, SOFTMAX: six axes' sizes, and steps in the inp
 # input, then of its filters
 STORED, SCALE = 55, 56  # how the weights are stored, see below; where their scales begin in the packed weights, or -1
 DEEP, CHANNEL_STEP, BLOCK_STEP, TOTALS = range(57, 61)  # 1: `kernels.deep_conv`; stored weights from one input channel,
-# and from one block of output channels, to the next; scratch for the sums of a whole output
+# and from one block of output channels, to the next; scratch for the sums of a whole output, or
+# of a strip of one block
 WINOGRAD = 61  # here begin the Winograd columns, see below
 COLUMNS = 70
 
