@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plain_layers
 
 from haste_edge import demo
 from haste_edge.demo.network import MEAN, STD
@@ -41,6 +43,7 @@ DROP = 1.25  # points of top-1 that a level may lose to be the one that is looke
 CIFAR = Preprocessing(MEAN, STD)
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TARGET = "target.toml"  # this computer, for which the bundles are planned
+KERNELS = "kernels"  # a name beside those of networks: single layers, see `measure_kernels`
 PEERS = "onnxruntime,openvino,litert,tflite,ncnn,torch"
 
 
@@ -188,11 +191,26 @@ def measure(subject: Subject, commands: Commands, models: Path, data: Path, work
     }
 
 
+def measure_kernels(commands: Commands) -> dict[str, Any]:
+    """One 3x3 convolution at a time, computed directly: its profile, and what the core could do in the same minute."""
+    layers = []
+    for channels, side in plain_layers.SIDES.items():
+        name, factory = f"channels{channels}.haste", f"plain_layers:channels{channels}"
+        plan = ("--levels", "0", "--no-winograd", "--input", f"1x{channels}x{side}x{side}")
+        commands.give("haste-edge", "compile", factory, *plan, "-o", name)
+        commands.give("haste-run", "bench", name, "--runs", "1", "--profile")  # kernels are compiled now
+        found = commands.give("haste-run", "bench", name, "--profile", alone=True)
+        (layer,) = found["profile"]["levels"][0]["layers"]
+        layers.append({**layer, "peak": found["profile"]["roofline"]["gmacs_per_second"]})
+    return {"cpu": found["cpu"]["model"], "date": time.strftime("%Y-%m-%d"), "layers": layers}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="folder of nets.py and NAME.safetensors")
     parser.add_argument("--data", type=Path, required=True, help=".npz with x and y, for accuracy and as frames")
-    parser.add_argument("--networks", default=",".join(subject.name for subject in SUBJECTS), help="names, with commas")
+    parser.add_argument("--networks", default=",".join([*(subject.name for subject in SUBJECTS), KERNELS]),
+                        help="names, with commas")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=1000, help="for top-1 (default: 1000)")
     parser.add_argument("--alone", default="", help="command to put before those that take time, such as a chrt")
     parser.add_argument("--work", type=Path, default=Path("build/performance"), help="bundles and accuracy, kept")
@@ -216,6 +234,8 @@ def main() -> None:
             print(f"{subject.name} is left out: {error}", file=sys.stderr)
             continue
         (args.out / f"{subject.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if KERNELS in args.networks.split(","):
+        (args.out / f"{KERNELS}.json").write_text(json.dumps(measure_kernels(commands), indent=1) + "\n")
 
 
 if __name__ == "__main__":

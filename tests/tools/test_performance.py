@@ -88,8 +88,26 @@ def test_goals_say_what_is_reached() -> None:
     assert found["ResNet-34: 1.5x over level 0 for 1.25 points"] == ("level 1: 1.25x, 1.00 points", False)
     assert found["ResNet-34: that level faster than every dense runtime"] == ("1.12x the fastest", True)
     assert found["ResNet-34: merging costs at most 8 % where nothing merges"][1] is True
-    assert found["Dense 3x3 at 64 to 256 channels: 75 % of the multiply-add peak"] == ("80 to 80 %", True)
     assert found["ResNet-34: resident over Python, numpy and LLVM, 1.3 x (weights + arena) + 8 MB"][1] is False
+
+
+def single_layers() -> dict[str, Any]:
+    layers = [layer(1, 1, 1000, False, peak=50.0), layer(1, 1, 1000, False, peak=60.0)]
+    return {"cpu": "A CPU", "date": "2026-01-01", "layers": layers}
+
+
+def test_the_kernel_by_itself_is_set_against_the_peak() -> None:
+    ((goal, said, ok),) = write_performance.goals({}, single_layers())
+    assert "75 %" in goal
+    assert (said, ok) == ("67 to 80 %", False)
+
+
+def test_single_layers_are_measured_by_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_performance.plain_layers, "SIDES", {64: 12})
+    commands = measure_performance.Commands(tmp_path, tmp_path, ())
+    (found,) = measure_performance.measure_kernels(commands)["layers"]
+    assert (found["shape"], found["algorithm"]) == ("64x12x12 -> 64x12x12", "direct")
+    assert 0 < write_performance.of_peak(found) < 2
 
 
 def test_a_goal_for_int8_counts_the_points_of_both() -> None:
@@ -103,6 +121,7 @@ def test_a_goal_for_int8_counts_the_points_of_both() -> None:
 def test_the_page_names_what_is_missing_and_where_time_is_lost(tmp_path: Path) -> None:
     (tmp_path / "measured").mkdir()
     (tmp_path / "measured" / "resnet34.json").write_text(json.dumps(result()))
+    (tmp_path / "measured" / "kernels.json").write_text(json.dumps(single_layers()))
     sys_argv = ["write_performance.py", "--measured", str(tmp_path / "measured"), "--out", str(tmp_path / "docs")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", sys_argv)
@@ -112,6 +131,7 @@ def test_the_page_names_what_is_missing_and_where_time_is_lost(tmp_path: Path) -
     assert "2 x conv 3x3 64x16x16 -> 64x16x16: 6.00 ms of 8.00 ms above the bound" in text
     assert "our level 0 is slower than ncnn Winograd (1.11 times as long)" in text
     assert "| **no** |" in text
+    assert "| 64x16x16 -> 64x16x16 | 1.000 | 40.0 | 60.0 | 67 |" in text
     assert (tmp_path / "docs/results/performance/resnet34.png").read_bytes().startswith(b"\x89PNG")
 
 
