@@ -37,6 +37,7 @@ from haste_runtime.operators import check_graph
 from haste_runtime.plan import BUDGETED, Level
 
 Array = NDArray[np.float32]
+FLOAT32 = np.dtype(np.float32)
 
 
 class TensorInfo(NamedTuple):
@@ -135,6 +136,8 @@ class Session(Calibrated):
         self._output_shapes = {name: shapes[name] for name in bundle.graph.outputs}
         single = len(self._inputs) == len(self._output_shapes) == 1
         self._only = (bundle.graph.inputs[0].name, bundle.graph.outputs[0]) if single else None
+        one = single and not self._channels_last
+        self._one_frame = (1, *bundle.graph.inputs[0].shape) if one else None
         self._level, self._level_count = 0, len(bundle.plan.levels)
         self._lock = threading.Lock()  # held during `run`; never needed to read or set the level
         self._last: tuple[int, float, Mapping[str, LayerCounts]] | None = None
@@ -159,7 +162,10 @@ class Session(Calibrated):
         frame's turn has come, NaN or infinity.
         Pictures as integers are such an error: ``haste-run infer`` and `haste_runtime.preprocessing` normalise them.
         """
-        if not isinstance(x, np.ndarray) and isinstance(x, Mapping):
+        if isinstance(x, np.ndarray):
+            if x.shape == self._one_frame and x.dtype == FLOAT32:
+                return self._run_one(x)
+        elif isinstance(x, Mapping):
             return self._run(x)
         if self._only is None:
             raise InputError(
@@ -169,8 +175,17 @@ class Session(Calibrated):
             )
         return self._run_only(x, *self._only)
 
+    def _run_one(self, x: Array) -> Array:
+        """A batch of one frame of such a network as most are: one input, one output, and channels first. Little Python:
+        after a frame its code has left the caches."""
+        with self._lock:
+            backend, level = self._running(), self._level
+            start = time.perf_counter()
+            y = backend.run_only(x, level)
+            self._took(level, time.perf_counter() - start, backend)
+        return y
+
     def _run_only(self, x: ArrayLike, given: str, wanted: str) -> Array:
-        """Of a network with one input and one output. Little Python: after a frame its code has left the caches."""
         batch = self._checked_input(given, x)
         with self._lock:
             results = [self._frame({given: frame})[wanted] for frame in batch]
@@ -189,11 +204,15 @@ class Session(Calibrated):
         backend, level = self._running(), self._level
         start = time.perf_counter()
         result = backend.run(frames, level)
-        seconds, governor = time.perf_counter() - start, self.governor
+        self._took(level, time.perf_counter() - start, backend)
+        return result
+
+    def _took(self, level: int, seconds: float, backend: Backend) -> None:
+        """A frame has been run: keep what it took."""
         self._last = (level, seconds, backend.counts())
+        governor = self.governor
         if governor is not None:
             governor.frame(level, seconds)
-        return result
 
     def _checked(self, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """The batches (N, C, H, W) or (N, F) as the graph has them."""

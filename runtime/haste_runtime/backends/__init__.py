@@ -37,6 +37,9 @@ class Backend(Protocol):
         """One frame: every graph input by name, float32 (C, H, W) or (F,), in whatever order its numbers lie, to every
         graph output, in fresh arrays. Raises InputError for NaN and infinity."""
 
+    def run_only(self, x: NDArray[np.float32], level: int) -> NDArray[np.float32]:
+        """The same of a network with one input and one output, both with a batch axis of 1 before all others."""
+
     def counts(self) -> Mapping[str, LayerCounts]:
         """What merging did in the last frame, for the layers that its level merges."""
 
