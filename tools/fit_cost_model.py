@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from haste_edge.plan.cost_model import (
     CostModel,
     Prediction,
     merging_work,
+    tiles_begun,
     transformed,
 )
 from haste_edge.synthetic import pictures
@@ -48,16 +50,20 @@ from haste_runtime.plan import ALGORITHMS, LayerPlan, Level, Plan
 from haste_runtime.preprocessing import Preprocessing
 from haste_runtime.session import Session
 
-SETTINGS = (("affine", 8), ("affine", 16), ("drop", 8), ("drop", 16), ("mean", 8))
+SETTINGS = (  # policy, patch, algorithm where the layer may be computed by it
+    ("affine", 8, "direct"), ("affine", 16, "direct"), ("drop", 8, "direct"), ("drop", 16, "direct"),
+    ("mean", 8, "direct"), ("drop", 8, "winograd2"), ("drop", 8, "winograd4"),
+)  # fmt: skip
 FRAMES, ROUNDS, EVERY = 2, 60, 12  # how often a frame is run, and after how many the core is measured
 TURNS = 20
 EFFICIENCIES = ("dense", "merged", "wide merged")
-OTHERS = ("transformed", "transformed, lanes", *MERGING)
+OTHERS = ("transformed", "transformed, lanes", "tiles", *MERGING)
 UNDISTURBED = 0.25  # quantile of the rounds: other programs on the core's other thread make some of them slower
 LEVELS = (0, 2, 4, 6, 8)  # of those that `uniform_plan` makes
 
 
 def measure(arguments: argparse.Namespace) -> None:
+    sys.path.insert(0, str(arguments.models))
     path = Path(arguments.out)
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     there = {row["network"] for row in map(json.loads, lines)}
@@ -93,10 +99,14 @@ def dense_plan(graph: Graph, algorithm: str) -> Planned:
     return Planned(Plan(tuple(layers), (Level({}, 0.0, 0.0),)), {}, {})
 
 
-def merged_plan(graph: Graph, policy: str, patch: int) -> Planned:
+def merged_plan(graph: Graph, policy: str, patch: int, algorithm: str) -> Planned:
     """Every layer that may merge, at the levels `LEVELS`."""
     plan, projections, importance = uniform_plan(Run("", "uniform", policy, patch, 0, 0), graph)
-    return Planned(Plan(plan.layers, tuple(plan.levels[i] for i in LEVELS)), projections, importance)
+    geometries, layers = conv_geometries(graph, check_graph(graph)), []
+    for layer in plan.layers:
+        how = CostModel.how(geometries[layer.node], algorithm)
+        layers.append(replace(layer, variants=tuple(replace(v, algorithm=how) for v in layer.variants)))
+    return Planned(Plan(tuple(layers), tuple(plan.levels[i] for i in LEVELS)), projections, importance)
 
 
 def timings(network: str, graph: Graph) -> list[dict[str, Any]]:
@@ -107,7 +117,7 @@ def timings(network: str, graph: Graph) -> list[dict[str, Any]]:
     preprocessing, shape = NETWORKS[network], graph.inputs[0].shape
     frames = pictures(FRAMES, shape, preprocessing.mean, preprocessing.std, 5, 255.0 / preprocessing.scale).numpy()
     plans = {algorithm: dense_plan(graph, algorithm) for algorithm in ALGORITHMS}
-    plans |= {f"{policy} {patch}": merged_plan(graph, policy, patch) for policy, patch in SETTINGS}
+    plans |= {" ".join(map(str, setting)): merged_plan(graph, *setting) for setting in SETTINGS}
     settings = [Setting(name, graph, planned, preprocessing, frames) for name, planned in plans.items()]
     targets = []
     for turn in range(ROUNDS):
@@ -162,7 +172,12 @@ class Setting:
                     variant = self.planned.plan.layer(node).variants[0]
                     nonzeros = int(nonzeros_of_rows(self.planned.projections[variant.projection])[variant.bits])
                     row |= {"policy": variant.policy, "patch": variant.patch, "bits": variant.bits}
-                    row |= {"nonzeros": nonzeros, "frames": FRAMES, "counts": asdict(counted[node])}
+                    row |= {
+                        "algorithm": variant.algorithm,
+                        "nonzeros": nonzeros,
+                        "frames": FRAMES,
+                        "counts": asdict(counted[node]),
+                    }
                 else:
                     row["algorithm"] = self.planned.plan.layer(node).algorithm
                 yield row
@@ -218,15 +233,19 @@ class Rows:
         lanes, cycle = target.simd.lanes, 1 / target.clock_mhz
         model = CostModel(target, row["network_bytes"])
         predicted = predict(row, model)
+        algorithm, others, patches = model.how(g, row.get("algorithm", "direct")), {}, 1.0
+        kind, efficiency = "dense", EFFICIENCY
         if "counts" in row:
             counts, merging = LayerCounts(**row["counts"]), (row["patch"], row["nonzeros"], row["bits"])
-            efficiency = model.merged_efficiency(g)
-            kind = "merged" if efficiency == MERGED_EFFICIENCY else "wide merged"
             others = merging_work(g, *merging, counts, row["frames"], row["policy"])
-        else:
-            kind, efficiency = "dense", EFFICIENCY
-            moved = transformed(g, model.how(g, row["algorithm"]), lanes)
-            others = {"transformed": moved, "transformed, lanes": moved / lanes}
+            patches = max(counts.patches / row["frames"], 1.0)
+            if algorithm == "direct":
+                efficiency = model.merged_efficiency(g)
+                kind = "merged" if efficiency == MERGED_EFFICIENCY else "wide merged"
+        if algorithm == "direct":
+            others["tiles"] = tiles_begun(g, patches, lanes)
+        moved = transformed(g, algorithm, lanes)
+        others |= {"transformed": moved, "transformed, lanes": moved / lanes}
         self.kinds.append(kind)
         self.arithmetic.append(1e6 * predicted.arithmetic * efficiency)
         self.reading.append(1e6 * predicted.weights)
@@ -274,9 +293,8 @@ def predict(row: dict[str, Any], model: CostModel) -> Prediction:
     if "counts" not in row:
         return model.dense(geometry_of(row), row["algorithm"])
     counts = LayerCounts(**row["counts"])
-    return model.merged(
-        geometry_of(row), row["patch"], row["nonzeros"], row["bits"], counts, row["frames"], row["policy"]
-    )
+    merging = row["patch"], row["nonzeros"], row["bits"], counts, row["frames"], row["policy"]
+    return model.merged(geometry_of(row), *merging, row.get("algorithm", "direct"))
 
 
 def nonnegative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:

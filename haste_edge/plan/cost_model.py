@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from haste_edge.targets import Target
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
+from haste_runtime.kernels.lanes import blocks
 from haste_runtime.kernels.layout import ROWS
 from haste_runtime.memory import is_deep
 from haste_runtime.operators import why_not_winograd
 from haste_runtime.plan import ALGORITHMS
 from haste_runtime.winograd import TILE_SIDES
 
-EFFICIENCY = 0.875  # of the peak, dense
+EFFICIENCY = 0.885  # of the peak, dense
 MERGED_EFFICIENCY = 1.0  # over the channels that are kept: on small maps, taps that see only the border are left out
-WIDE, WIDE_EFFICIENCY = 16, 0.89  # the same where lanes are so many that filters come no faster than they are used
+WIDE, WIDE_EFFICIENCY = 16, 0.9  # the same where lanes are so many that filters come no faster than they are used
 CHAINS = 8  # multiply-adds under way that keep the arithmetic units busy
 FLOAT = 4  # bytes
 FAR = ("l2", "outer", "memory")  # where weights wait
@@ -35,7 +36,10 @@ WORTH = 0.7  # of the time of keeping a channel that joining may take, if channe
 # What finding out takes, where about half of the channels join (measured on four networks): codes that are compared for
 # each channel, as a share of all channels, entries of a code, and channels that are multiplied.
 COMPARED, ENTRIES, VERIFIED = 0.3, 16, 1.7
-TRANSFORMING = (0.54, 2.8)  # cycles of an element of Winograd's transforms: whatever the lanes, and over the lanes
+TRANSFORMING = (0.5, 2.8)  # cycles of an element of Winograd's transforms: whatever the lanes, and over the lanes
+FEWEST = 8  # input channels that are worth transforming: outputs are transformed for however few
+TILE = 75.0  # cycles that a tile takes beside its multiply-adds: offsets, biases, activation, storing
+DOUBT = 0.08  # of the dense layer's time, by which a prediction may be too good: merging must save more than that
 # Kind of work (see `merging_work`) -> cycles a unit.
 MERGING = {
     "quantised": 0.6,
@@ -45,7 +49,7 @@ MERGING = {
     "averaged": 2.3,
     "joined": 0.176,
     "spread": 1.64,
-    "channels": 261.0,
+    "channels": 235.0,
     "strided": 0.28,
 }
 
@@ -89,6 +93,15 @@ def merging_work(
         "strided": channels * d if max(geometry.stride) > 1 else 0,
     }
     return {kind: amount / frames for kind, amount in work.items()}
+
+
+def tiles_begun(geometry: ConvGeometry, patches: float, lanes: int) -> float:
+    """Tiles of pixels, each of one block of output channels, that a convolution begins and ends in a frame where it is
+    computed directly, patch by patch."""
+    pixels, channels = math.prod(geometry.out) / patches, geometry.channels_out // geometry.groups
+    together = 1 if channels == 1 else geometry.groups  # depthwise ones share blocks
+    count = blocks(lanes, geometry.channels_out // together)[1] * together
+    return patches * math.ceil(pixels / ROWS) * count
 
 
 def transformed(geometry: ConvGeometry, algorithm: str, lanes: int) -> int:
@@ -138,11 +151,11 @@ class CostModel:
         weights = self._weights(geometry)
         if not tile:
             arithmetic = self._multiply_adds(geometry, weights * height * width, height * width, EFFICIENCY)
-            return Prediction(arithmetic, FLOAT * weights / self._first_touch(), 0.0)
+            return Prediction(arithmetic, FLOAT * weights / self._first_touch(), self._begin(geometry, 1.0))
         tiles = -(-height // tile) * -(-width // tile)
         filters = (tile + 2) ** 2 * geometry.channels_in * geometry.channels_out
         overhead = self._transforming(geometry, algorithm) / self.hertz
-        arithmetic = self._multiply_adds(geometry, filters * tiles, tiles, EFFICIENCY)
+        arithmetic = self._multiply_adds(geometry, filters * tiles, tiles, EFFICIENCY, winograd=True)
         return Prediction(arithmetic, FLOAT * filters / self._first_touch(filters / weights), overhead)
 
     def _first_touch(self, growth: float = 1.0) -> float:
@@ -188,13 +201,17 @@ class CostModel:
             kept = _filters(geometry) * counts.kept_pixels / frames
             arithmetic = self._multiply_adds(geometry, kept, pixels, self.merged_efficiency(geometry))
             weights = first / self._first_touch() + again / self._bytes_per_second(layer)
-            return Prediction(arithmetic, weights, cycles / self.hertz)
+            return Prediction(arithmetic, weights, cycles / self.hertz + self._begin(geometry, patches))
         positions, growth = (edge + 2) ** 2, (edge + 2) ** 2 * geometry.channels_out / _filters(geometry)
         tiles = math.prod(-(-min(patch, side) // edge) for side in geometry.out)  # of a patch
         kept = counts.kept / frames * tiles * positions * geometry.channels_out
-        arithmetic = self._multiply_adds(geometry, kept, tiles, EFFICIENCY)
+        arithmetic = self._multiply_adds(geometry, kept, tiles, EFFICIENCY, winograd=True)
         weights = growth * (first / self._first_touch(growth) + again / self._bytes_per_second(growth * layer))
         return Prediction(arithmetic, weights, (cycles + self._transforming(geometry, algorithm)) / self.hertz)
+
+    def _begin(self, geometry: ConvGeometry, patches: float) -> float:
+        """Seconds that tiles take beside their multiply-adds."""
+        return tiles_begun(geometry, patches, self.lanes) * TILE / self.hertz
 
     def _transforming(self, geometry: ConvGeometry, algorithm: str) -> float:
         """Cycles that Winograd's transforms take in a frame."""
@@ -212,7 +229,8 @@ class CostModel:
 
     def _ways(self, geometry: ConvGeometry) -> tuple[str, ...]:
         """All that the layer, and this model, may be asked for."""
-        return tuple(a for a in ALGORITHMS if a == "direct" or (self.winograd and self.how(geometry, a) == a))
+        worth = self.winograd and geometry.channels_in >= FEWEST
+        return tuple(a for a in ALGORITHMS if a == "direct" or (worth and self.how(geometry, a) == a))
 
     def worth_joining(self, geometry: ConvGeometry, patch: int) -> bool:
         """Whether a channel that joins another takes less time than one that is kept. Its filters are read and added
@@ -228,11 +246,14 @@ class CostModel:
         kept = Prediction(self._multiply_adds(geometry, filters * pixels, pixels, efficiency), reading, 0.0)
         return joined < WORTH * kept.seconds
 
-    def _multiply_adds(self, geometry: ConvGeometry, count: float, pixels: float, efficiency: float) -> float:
+    def _multiply_adds(
+        self, geometry: ConvGeometry, count: float, pixels: float, efficiency: float, winograd: bool = False
+    ) -> float:
         """pixels: that are computed together; fewer than a register tile has rows leave arithmetic units idle, and so
-        do fewer vectors of output channels than it takes to start one while others are under way."""
+        do fewer vectors of output channels than it takes to start one while others are under way, but where the
+        positions of ``winograd``'s tiles are more of them."""
         vectors = -(-geometry.channels_out // self.lanes)
-        efficiency *= min(1.0, pixels / ROWS) * min(1.0, ROWS * vectors / CHAINS)
+        efficiency *= min(1.0, pixels / ROWS) * (1.0 if winograd else min(1.0, ROWS * vectors / CHAINS))
         return count / (efficiency * self.target.peak_gmac_s * 1e9)
 
     def _bytes_per_second(self, resident: float) -> float:

@@ -22,7 +22,7 @@ from haste_edge import method, torch_graph
 from haste_edge.importance import channel_importance
 from haste_edge.patches import inside_map
 from haste_edge.plan.candidates import Candidate
-from haste_edge.plan.cost_model import CostModel
+from haste_edge.plan.cost_model import DOUBT, CostModel
 from haste_edge.plan.restart import downstream, read_from_outside
 from haste_edge.plan.settings import Setting, settings
 from haste_runtime.flops import LayerCounts, dense_flops, merged_flops, nonzeros_of_rows
@@ -46,8 +46,8 @@ class Curve:
     each setting, weakest first.
 
     importance: of the channels, for policies with a budget. kept: groups per channel, mean. flops_saved, seconds_saved:
-    per frame, against the dense layer; negative where merging costs more than it saves. distortion: of the
-    network's outputs, see `distortion`.
+    per frame, against the dense layer, of seconds what is beyond doubt (`cost_model.DOUBT`); negative where merging
+    costs more than it saves. distortion: of the network's outputs, see `distortion`.
     """
 
     node: str
@@ -206,7 +206,7 @@ class Measurements:
                     merged = self.cost_model.merged(
                         geometry, patch, nonzero, setting.bits, count, self.frames, policy, algorithm
                     )
-                    saved.append(dense_seconds - merged.seconds)
+                    saved.append((1 - DOUBT) * dense_seconds - merged.seconds)
                 kept.append(count.kept / (count.patches * geometry.channels_in))
                 flops.append(dense - executed / self.frames)
             changes += self._distortions(node, geometry, rule, groups, rest, len(some))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from haste_edge.plan.candidates import Candidate
+from haste_edge.plan.cost_model import DOUBT
 from haste_edge.plan.measure import Curve
 from haste_runtime.plan import BUDGETED
 
@@ -38,7 +39,7 @@ def merged_reason(
     where = "the whole map" if side >= max(candidate.geometry.out) else f"{side}x{side} patches"
     against = f" (better than {', '.join(map(str, sorted(rivals)))})" if rivals else ""
     flops, seconds = dense
-    time = 1 - curve.seconds_saved[used[last]] / seconds
+    time = 1 - DOUBT - curve.seconds_saved[used[last]] / seconds
     kept, saved = curve.kept[used[last]], 100 * curve.flops_saved[used[last]] / flops
     return (
         f"merged from level {first} on, {strength} on {where}{against}; at level {last} it keeps {kept:.2f} of its "
@@ -59,7 +60,9 @@ def dense_reason(flops: int, curve: Curve, aim: Aim) -> str:
     if best <= 0:
         return f"merging does not pay: hashing and adding filters cost more than {kept:.2f} of the channels save"
     if aim.objective == "time" and max(curve.seconds_saved) <= 0:
-        return f"merging would not be quicker on {aim.target} by the cost model: its overheads outweigh the arithmetic"
+        return (
+            f"merging would hardly be quicker on {aim.target} by the cost model: overheads outweigh the arithmetic"
+        )
     return (
         f"merging costs too much accuracy for what it saves: at most {100 * best / flops:.0f} % of its FLOPs, "
         f"at {kept:.2f} of the channels"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from haste_edge.plan.cost_model import EFFICIENCY, UNHIDDEN, CostModel
+from haste_edge.plan.cost_model import EFFICIENCY, TILE, UNHIDDEN, CostModel
 from haste_edge.targets import Cache, Caches, Memory, Simd, Target, load_target
 from haste_runtime.flops import LayerCounts
 from haste_runtime.geometry import ConvGeometry
@@ -70,7 +70,8 @@ def test_model_is_near_what_the_kernels_take() -> None:
         seconds = model.dense(g, row.get("algorithm", "direct")).seconds
         if "counts" in row:
             counts, how = LayerCounts(**row["counts"]), (row["patch"], row["nonzeros"], row["bits"])
-            seconds = model.merged(g, *how, counts, row["frames"], row["policy"]).seconds
+            algorithm = row.get("algorithm", "direct")
+            seconds = model.merged(g, *how, counts, row["frames"], row["policy"], algorithm).seconds
         errors[row.get("policy", "dense")].append(abs(1e6 * seconds / row["microseconds"] - 1))
     for policy, sizes in errors.items():
         assert len(sizes) > 10, policy
@@ -140,11 +141,14 @@ def test_dense_time_is_arithmetic_and_memory() -> None:
     large, deep = _layer(64, 56), _layer(512, 2)
     peak, bandwidth = target.peak_gmac_s * 1e9, target.memory.bandwidth_gb_s * 1e9
     found = _model(target, large).dense(large)
-    assert found.seconds == pytest.approx(found.arithmetic + UNHIDDEN * found.weights)  # read meanwhile
+    assert found.seconds == pytest.approx(
+        found.arithmetic + UNHIDDEN * found.weights + found.overhead
+    )  # read meanwhile
+    assert found.overhead == pytest.approx(523 * 4 * TILE / (1e6 * target.clock_mhz))  # six pixels, sixteen channels
     assert found.arithmetic == pytest.approx(64 * 64 * 9 * 56 * 56 / (EFFICIENCY * peak))
     found = _model(target, deep).dense(deep)
     assert found.weights == pytest.approx(4 * 512 * 512 * 9 / bandwidth)
-    assert found.seconds == pytest.approx(found.arithmetic + UNHIDDEN * found.weights)
+    assert found.seconds == pytest.approx(found.arithmetic + UNHIDDEN * found.weights + found.overhead)
     # Four pixels do not fill a register tile of six rows.
     assert found.arithmetic == pytest.approx(512 * 512 * 9 * 4 / (4 / 6 * EFFICIENCY * peak))
 
