@@ -60,9 +60,7 @@ def dense_reason(flops: int, curve: Curve, aim: Aim) -> str:
     if best <= 0:
         return f"merging does not pay: hashing and adding filters cost more than {kept:.2f} of the channels save"
     if aim.objective == "time" and max(curve.seconds_saved) <= 0:
-        return (
-            f"merging would hardly be quicker on {aim.target} by the cost model: overheads outweigh the arithmetic"
-        )
+        return f"merging would hardly be quicker on {aim.target} by the cost model: overheads outweigh the arithmetic"
     return (
         f"merging costs too much accuracy for what it saves: at most {100 * best / flops:.0f} % of its FLOPs, "
         f"at {kept:.2f} of the channels"
