@@ -71,7 +71,7 @@ class CompiledBackend:
         }
         self._only = [inside[np.newaxis] for inside in (*self._inputs.values(), *self._results.values())]
         self._only_shape = (1, *table.shapes[self._outputs[0]])
-        self._flags = memoryview(self._meeting)  # takes a fraction of the time to read
+        self._flags = self._meeting.data  # a memoryview, takes a fraction of the time to read
         self._level = 0
         self.source, self.code, self.lanes = frame.source, frame.code, frame.lanes
         self._walk = self._walker(frame)

@@ -70,15 +70,15 @@ def add_rows(row, rows, sources, inner, entries, totals):
 @kernel
 def add_blocks(row, packed, blocks, taps, where, parts):
     pixels, sources, inner, totals, tile, ranges = where
-    source, tap_offsets, run, singles, inputs, weights, merged = parts
+    source, tap_offsets, singles, inputs, weights, merged = parts
     groups, planes, plane, plane_taps, filters, step = merged
     width = tile_width(row)
     for _ in range(blocks):
         for i in range((pixels + tile - 1) // tile):
             p, rows = i * tile, min(tile, pixels - i * tile)
             entries = (
-                np.int64(ranges[2 * i]), np.int64(ranges[2 * i + 1]), source, tap_offsets, run, singles, inputs,
-                weights, ENTRIES, packed, (groups, planes, plane, plane_taps, filters, step),
+                np.int64(ranges[2 * i]), np.int64(ranges[2 * i + 1]), source, tap_offsets, np.int64(0),
+                singles, inputs, weights, ENTRIES, packed, (groups, planes, plane, plane_taps, filters, step),
             )  # fmt: skip
             add_rows(row, rows, at(sources, p), at(inner, p), entries, totals)
             totals = at(totals, rows * width)
@@ -89,7 +89,7 @@ def add_blocks(row, packed, blocks, taps, where, parts):
 def add_entries(packed, vectors, blocks, taps, where, parts):
     """totals[block][pixel] += some entries.
 
-    where: (pixels, sources, inner, totals, tile, ranges), see `list_ranges`. parts: (source, tap_offsets, row, singles,
+    where: (pixels, sources, inner, totals, tile, ranges), see `list_ranges`. parts: (source, tap_offsets, singles,
     inputs, weights, merged), all as `conv_block` has them, ``packed`` and the filters of ``merged`` beginning at the
     first block; `ENTRIES` more offsets of ``weights`` are read, but not used.
     """
@@ -181,6 +181,6 @@ def deep_conv(op, arena, packed, index, scratch, worker, workers):
     ranges = as_ints(at(totals, op[t.BLOCKS] * op[t.VECTORS] * W * pixels))
     where = (pixels, sources, sources, totals, list_ranges(op, 0, op[t.YH], op[t.YW], ranges), ranges)
     for c in range(0, op[t.XC], ENTRIES):
-        parts = (source, tap_offsets, np.int64(0), min(ENTRIES, op[t.XC] - c), at(channels, c), at(weights, c), nothing)
+        parts = (source, tap_offsets, min(ENTRIES, op[t.XC] - c), at(channels, c), at(weights, c), nothing)
         add_stored(op[t.STORED], filters, (op[t.VECTORS], last - first, taps, where, parts))
     finish_totals(op, arena, packed, first, last, pixels, targets, residuals, totals, spill)

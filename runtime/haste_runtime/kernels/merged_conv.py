@@ -258,14 +258,14 @@ def convolve_deep_window(op, level, arena, packed, index, scratch, singles, grou
     merged = (np.int64(0), planes, level[t.PLANE], plane_taps, filters, step)
     for k in range(0, singles, ENTRIES):
         some = np.int64(min(ENTRIES, singles - k))
-        parts = (source, index_taps, np.int64(0), some, at(inputs, k), at(weights, k), merged)
+        parts = (source, index_taps, some, at(inputs, k), at(weights, k), merged)
         add_stored(op[t.STORED], own, (vectors, blocks, taps, where, parts))
     for k in range(0, groups, ENTRIES):
         some = np.int64(min(ENTRIES, groups - k))
         merging = (step, blocks * op[t.BLOCK_STEP], some, at(start, k), members, scales, filters, step, 0)
         merge_stored(op[t.STORED], own, merging)
         merged = (some, at(planes, k * level[t.PLANE]), level[t.PLANE], plane_taps, filters, step)
-        parts = (source, index_taps, np.int64(0), np.int64(0), inputs, weights, merged)
+        parts = (source, index_taps, np.int64(0), inputs, weights, merged)
         add_stored(op[t.STORED], own, (vectors, blocks, taps, where, parts))
     if levelled > 0:
         listed, constant = as_ints(at(arena, scratch + level[t.LEVELLED])), at(arena, scratch + level[t.CONSTANT])

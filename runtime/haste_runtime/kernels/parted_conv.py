@@ -13,7 +13,7 @@ from haste_runtime.kernels import layout as t
 from haste_runtime.kernels.deep_conv import add_stored, begin_totals, finish_totals
 from haste_runtime.kernels.dense_conv import list_pixels
 from haste_runtime.kernels.jit import kernel, simd
-from haste_runtime.kernels.layout import ROWS, UNROLLED
+from haste_runtime.kernels.layout import ROWS
 
 at, as_ints = simd.at, simd.as_ints
 W = simd.W
@@ -27,12 +27,11 @@ def add_parts(op, packed, index, source, block, where):
     nothing = (np.int64(0), source, np.int64(0), inner, source, np.int64(0))  # is merged
     for c in range(0, op[t.XC], op[t.PART]):
         some = min(op[t.PART], op[t.XC] - c)
-        row = some - some % UNROLLED if taps == 1 else np.int64(0)
         for i in range((where[0] + ROWS - 1) // ROWS):
-            ranges[2 * i], ranges[2 * i + 1] = row, some * taps
+            ranges[2 * i], ranges[2 * i + 1] = 0, some * taps
         first = block * op[t.BLOCK_STEP] + c * op[t.CHANNEL_STEP]
         filters = at(packed, op[t.WEIGHT] + (first >> op[t.STORED]))
-        parts = (at(source, c), at(index, op[t.TAPS]), row, one, channels, at(channels, op[t.XC]), nothing)
+        parts = (at(source, c), at(index, op[t.TAPS]), one, channels, at(channels, op[t.XC]), nothing)
         add_stored(op[t.STORED], filters, (op[t.VECTORS], one, taps, where, parts))
 
 
