@@ -83,6 +83,17 @@ def list_groups(leaders, channels, count, start, members, singles):
 
 
 @kernel
+def list_singles(leaders, channels, singles):
+    """The channels that are not dropped, where nobody joins another; returns how many. Without a branch, which a
+    processor could not predict."""
+    alone = np.int64(0)
+    for c in range(channels):
+        singles[alone] = c  # the next one takes its place, unless it stays
+        alone += np.int64(leaders[c] == c)
+    return alone
+
+
+@kernel
 def scale_group(rows, span, members, first, last, total, products, scales):
     """Each member becomes its least-squares multiple of the group's mean: n <q_c, S> / <S, S>, S being the group's sum.
 
@@ -126,12 +137,16 @@ def nearest_leaders(code, codes, found):
 def share_of_budget(energies, importance, channels, budget):
     """What each channel may lose: T * budget / C, T being the patch's weighted energy.
 
-    Its integers are added up as doubles, which is exact up to 2^53: 32-bit ARM cannot convert these to int64.
+    Its integers are added up as doubles, which is exact up to 2^53 in any order: 32-bit ARM cannot convert these to
+    int64.
     """
-    total = 0.0
-    for c in range(channels):
-        total += np.float64(importance[c]) * energies[c]
-    return total * budget / np.float64(np.int32(channels))
+    total, even, odd = 0.0, 0.0, 0.0
+    for c in range(0, channels - 1, 2):
+        even += np.float64(importance[c]) * energies[c]
+        odd += np.float64(importance[c + 1]) * energies[c + 1]
+    if channels % 2 == 1:
+        total = np.float64(importance[channels - 1]) * energies[channels - 1]
+    return (total + even + odd) * budget / np.float64(np.int32(channels))
 
 
 @kernel
@@ -224,12 +239,14 @@ def group_patch(op, level, arena, index, scratch, counters):
         choose_affine(op, level, arena, index, scratch, counters)
     else:
         choose_leaders(op, level, arena, index, scratch, counters)
+    leaders, alone = as_ints(at(arena, scratch + level[t.LEADERS])), as_ints(at(arena, scratch + level[t.WEIGHTS]))
     members = as_ints(at(arena, scratch + level[t.MEMBERS]))
     start = as_ints(at(arena, scratch + level[t.START]))
-    singles, groups = list_groups(
-        as_ints(at(arena, scratch + level[t.LEADERS])), op[t.XC], as_ints(at(arena, scratch + level[t.MEMBERS_OF])),
-        start, members, as_ints(at(arena, scratch + level[t.WEIGHTS])),
-    )  # fmt: skip
+    if level[t.POLICY] == t.BY_ENERGY:
+        start[0] = 0
+        return list_singles(leaders, op[t.XC], alone), np.int64(0)
+    count = as_ints(at(arena, scratch + level[t.MEMBERS_OF]))
+    singles, groups = list_groups(leaders, op[t.XC], count, start, members, alone)
     if level[t.POLICY] == t.BY_SCALE:
         rows = as_shorts(at(arena, scratch + level[t.SPREAD]))
         total = as_shorts(at(arena, scratch + level[t.TOTAL]))
