@@ -82,6 +82,7 @@ def runs(network: str, limit: int) -> Iterator[Run]:
     """All runs of a network, the most important first. limit: pictures for the ladder; the others take fewer."""
     fewer = min(limit, FEWER)
     yield Run(network, "ladder", "affine", 0, 0, limit)  # nothing in it is random
+    yield Run(network, "ladder", "affine", 4, 0, limit)  # cheaper by FLOPs, too small to pay in time
     yield from grid_of(network, fewer)
     for seed in SEEDS[1:]:
         yield Run(network, "uniform", "mean", 8, seed, fewer)
@@ -112,22 +113,28 @@ def finalists(file: Path, network: str, limit: int) -> list[Run]:
     return [replace(Run(**series.key), kind="hand", seed=0, limit=limit) for series in grid(read(file))[:FINALISTS]]
 
 
+def origin(network: str, models: Path) -> tuple[str, str]:
+    """A network's factory, and the file of its weights."""
+    if network == "demo":
+        return "haste_edge.demo.network:network", str(demo.weights_path())
+    weights = str(models / f"{network}.safetensors")
+    if network in TRAINED:
+        return f"networks:{network.removesuffix('-own')}", weights
+    return f"nets:{network}", weights
+
+
 def load(network: str, models: Path) -> Graph:
     """The network's graph after the compiler's passes."""
-    if network == "demo":
-        factory, weights = "haste_edge.demo.network:network", str(demo.weights_path())
-    elif network in TRAINED:
-        factory = f"networks:{network.removesuffix('-own')}"
-        weights = str(models / f"{network}.safetensors")
-    else:
-        factory, weights = f"nets:{network}", str(models / f"{network}.safetensors")
-    return run_passes(load_model(factory, weights, "1x3x32x32").graph)
+    return run_passes(load_model(*origin(network, models), "1x3x32x32").graph)
 
 
 def make_bundle(run: Run, graph: Graph, preprocessing: Preprocessing) -> Bundle:
     """In memory: the compiler's ladder, or one level for each setting."""
     if run.kind == "ladder":
-        made = make_plan(graph, preprocessing, load_target("host"), seed=run.seed, policy=run.policy)
+        patches = (run.patch,) if run.patch else ()
+        made = make_plan(
+            graph, preprocessing, load_target("host"), seed=run.seed, policy=run.policy, patches=patches
+        )  # fmt: skip
         plan, projections, importance = made
     else:
         plan, projections, importance = uniform_plan(run, graph)

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from haste_runtime.plan import POLICIES
+
 PAPER_SAVING, PAPER_DROP = 46.2, 1.25  # ResNet-34 on CIFAR-10, in the paper
 
 
@@ -80,7 +82,8 @@ def read(file: Path) -> dict[tuple[Any, ...], Series]:
 def name(run: Mapping[str, Any]) -> str:
     """Of a series, for tables and legends."""
     if run["kind"] == "ladder":
-        return "automatic ladder" if run["policy"] == "affine" else f"automatic, {run['policy']}"
+        ladder = "automatic ladder" if run["policy"] == "affine" else f"automatic, {run['policy']}"
+        return f"{ladder}, patch {run['patch']}" if run["patch"] else ladder
     if run["kind"] == "hand":
         return name({**run, "kind": "uniform"})
     policy = {"mean": "paper (mean)", "affine": "one budget"}.get(run["policy"], run["policy"])
@@ -101,6 +104,10 @@ def grid(found: Mapping[tuple[Any, ...], Series]) -> list[Series]:
 
 
 def hand_made(found: Mapping[tuple[Any, ...], Series]) -> Series | None:
-    """The best setting that is the same for all layers: of those measured on as many pictures as the ladder, if any."""
+    """The best setting that is the same for all layers: of those measured on as many pictures as the ladder, if any;
+    else of all, where there are all policies to choose from."""
     again = [s for s in found.values() if s.key["kind"] == "hand"]
-    return max(again, key=lambda s: s.saved_at(PAPER_DROP), default=next(iter(grid(found)), None))
+    same = (
+        grid(found) if {s.key["policy"] for s in found.values() if s.key["kind"] == "uniform"} == set(POLICIES) else []
+    )
+    return max(again or same, key=lambda s: s.saved_at(PAPER_DROP), default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builders import GraphBuilder
 
+from haste_edge.study.configuration import BASELINES, Configuration
 from haste_runtime.plan import POLICIES
 from haste_runtime.preprocessing import Preprocessing
 
@@ -19,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import measure_method
 import write_results
+from measure_ablations import configurations
 from measure_method import BUDGETS, FEWER, PAPER_BITS, Run, finalists, grid_of, make_bundle, measure, runs
-from measured import Series, read
+from measured import Series, hand_made, read
 from write_results import spread
 
 
@@ -95,6 +97,40 @@ def test_the_best_of_the_grid_are_measured_again(tmp_path: Path) -> None:
         more.write(line(Run("demo", "ladder", "affine", 0, 0, 5000), (24.0, -1.25)))
     section = write_results.by_hand_section({"demo": read(file)})
     assert f"| The demo network | 24.0 | 25.0 | -1.0 | {best.policy}, patch {best.patch} |" in section
+
+
+def test_no_best_is_named_of_policies_that_were_not_measured(tmp_path: Path) -> None:
+    file = tmp_path / "demo.jsonl"
+    whole = [
+        json.dumps({"run": asdict(run), "levels": [row(0.0, 90.0), row(30.0, 89.0)]}) for run in grid_of("demo", 9)
+    ]
+    file.write_text("\n".join(line for line in whole if '"mean"' in line) + "\n")
+    assert hand_made(read(file)) is None
+    file.write_text("\n".join(whole) + "\n")
+    assert hand_made(read(file)) is not None
+
+
+def test_ablations_say_what_differs_from_the_paper() -> None:
+    def lines(configuration: Configuration, drop: float) -> list[dict[str, Any]]:
+        shared = {"pictures": 50, "flops_reduction_kept": 30.0, "flops_reduction_network": 20.0}
+        return [
+            {"configuration": asdict(replace(configuration, seed=seed)), "drop": drop + seed, **shared}
+            for seed in range(3)
+        ]
+
+    every = configurations()
+    assert len(every) == 3 * (2 + len(BASELINES) - 1 + 3) + 1  # "dead" has no seed
+    usual = next(c for c in every if c.policy == "mean" and c.sparsity == 2 / 3)
+    shuffled = next(c for c in every if c.policy == "random")
+    found = lines(shuffled, 20.0) + lines(replace(usual, sparsity=0.9), 5.0) + lines(usual, 1.0)
+    assert write_results.ablation_section(found)[-5:] == [
+        "|---|---|---|---|",
+        "| nothing: the paper's | -2.00 ± 1.00 | 30.0 | 20.0 |",
+        "| 90% of the projections' entries are zeros, not 67% | -6.00 ± 1.00 | 30.0 | 20.0 |",
+        "| channels are thrown together at random | -21.00 ± 1.00 | 30.0 | 20.0 |",
+        "",
+    ]
+    assert write_results.ablation_section([]) == []
 
 
 def row(saved: float, top1: float) -> dict[str, Any]:
