@@ -66,7 +66,14 @@ SUBJECTS = (
     Subject("resnet34", "resnet34", CIFAR),
     Subject("resnet34-int8", "resnet34", CIFAR, ("--dtype", "int8"), "onnxruntime,openvino"),
     Subject("demo", "demo", CIFAR),
-    Subject("demo-images", "demo", CIFAR, ("--images", "planning.npz"), "onnxruntime,openvino", planned=True),
+    Subject(
+        "demo-images",
+        "demo",
+        CIFAR,
+        ("--images", "planning.npz", "--levels", "16"),
+        "onnxruntime,openvino",
+        planned=True,
+    ),
 )
 
 
