@@ -86,6 +86,7 @@ def runs(network: str, limit: int) -> Iterator[Run]:
     yield from grid_of(network, fewer)
     for seed in SEEDS[1:]:
         yield Run(network, "uniform", "mean", 8, seed, fewer)
+        yield Run(network, "uniform", "mean", 4, seed, fewer)
         yield Run(network, "uniform", "budget", 8, seed, fewer)
         yield Run(network, "uniform", "scaled", 8, seed, fewer)
     for seed in SEEDS:

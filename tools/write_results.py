@@ -24,6 +24,7 @@ from measured import PAPER_DROP, PAPER_SAVING, Series, automatic_of, hand_made, 
 
 from haste_edge.study.configuration import BASELINES, Configuration
 from haste_edge.study.sweep import read_lines
+from haste_runtime.plan import BUDGETED
 
 FALSIFIER = (20.0, 3.0)  # less saved than this, or more points lost, would refute the method
 TITLES = {
@@ -207,8 +208,9 @@ def headline(name: str, found: Mapping[tuple[Any, ...], Series]) -> list[str]:
             f"- Less than {saved:.0f} % saved for {lost:.0f} points would refute the method: it saves "
             f"{automatic.saved_at(lost):.1f} % for that, so it is " + ("not refuted." if holds else "refuted here.")
         )
-    dead = found.get(("uniform", "budget", 8, 8, "", 0))
-    if dead:
+    without_budget = (found.get(("uniform", policy, 8, 8, "", 0)) for policy in BUDGETED)
+    dead = next((series for series in without_budget if series), None)
+    if dead:  # its last level
         saved = dead.mean(dead.count, "saved_kept_only")
         lines.append(
             f"- Dead channels alone (all zero on a patch of 8, skipped for free): {saved:.1f} % of all FLOPs. That is "
