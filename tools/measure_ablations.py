@@ -10,11 +10,10 @@ repeated. ``tools/write_results.py`` makes tables of them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from measure_method import CIFAR, NETWORKS, SEEDS, SPARSITY, origin
+from measure_method import CIFAR, NETWORKS, SEEDS, SPARSITY, options, origin
 from rich.progress import Progress
 
 from haste_edge.study import Source, sweep
@@ -42,11 +41,7 @@ def run(source: Source, file: Path, jobs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True, help="folder with nets.py and the weights")
-    parser.add_argument("--data", type=Path, required=True, help="npz of x uint8 [N,H,W,3] and y int64 [N]")
-    parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="where NETWORK.jsonl are kept")
-    parser.add_argument("--networks", default="resnet20,resnet56,demo,resnet34", help="names, with commas")
+    parser = options(__doc__, "build/ablations")
     parser.add_argument("--limit", type=int, default=500, help="take only the first so many pictures")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, -1 for one a core")
     args = parser.parse_args()

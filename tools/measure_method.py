@@ -292,12 +292,18 @@ class Measuring:
                 lines.write(json.dumps(line) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None, out: str) -> argparse.ArgumentParser:
+    """What every tool is told that measures these networks. out: the folder for results unless another is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="folder with nets.py and the weights")
     parser.add_argument("--data", type=Path, required=True, help="npz of x uint8 [N,H,W,3] and y int64 [N]")
-    parser.add_argument("--out", type=Path, default=Path("build/results"), help="where NETWORK.jsonl are kept")
+    parser.add_argument("--out", type=Path, default=Path(out), help="where NETWORK.jsonl are kept")
     parser.add_argument("--networks", default="resnet20,resnet56,demo,resnet34", help="names, with commas")
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__, "build/results")
     parser.add_argument("--limit", type=int, default=5000, help="pictures for the ladder")
     parser.add_argument("--kinds", default="", help="only runs whose kind/policy contains this, as in ladder/budget")
     args = parser.parse_args()

@@ -107,7 +107,6 @@ def hand_made(found: Mapping[tuple[Any, ...], Series]) -> Series | None:
     """The best setting that is the same for all layers: of those measured on as many pictures as the ladder, if any;
     else of all, where there are all policies to choose from."""
     again = [s for s in found.values() if s.key["kind"] == "hand"]
-    same = (
-        grid(found) if {s.key["policy"] for s in found.values() if s.key["kind"] == "uniform"} == set(POLICIES) else []
-    )
-    return max(again or same, key=lambda s: s.saved_at(PAPER_DROP), default=None)
+    same = grid(found)
+    whole = {s.key["policy"] for s in same} == set(POLICIES)
+    return max(again or (same if whole else []), key=lambda s: s.saved_at(PAPER_DROP), default=None)
