@@ -137,16 +137,12 @@ def nearest_leaders(code, codes, found):
 def share_of_budget(energies, importance, channels, budget):
     """What each channel may lose: T * budget / C, T being the patch's weighted energy.
 
-    Its integers are added up as doubles, which is exact up to 2^53 in any order: 32-bit ARM cannot convert these to
-    int64.
+    Its integers are added up as doubles, which is exact up to 2^53: 32-bit ARM cannot convert these to int64.
     """
-    total, even, odd = 0.0, 0.0, 0.0
-    for c in range(0, channels - 1, 2):
-        even += np.float64(importance[c]) * energies[c]
-        odd += np.float64(importance[c + 1]) * energies[c + 1]
-    if channels % 2 == 1:
-        total = np.float64(importance[channels - 1]) * energies[channels - 1]
-    return (total + even + odd) * budget / np.float64(np.int32(channels))
+    total = 0.0
+    for c in range(channels):
+        total += np.float64(importance[c]) * energies[c]
+    return total * budget / np.float64(np.int32(channels))
 
 
 @kernel
@@ -234,7 +230,7 @@ def choose_leaders(op, level, arena, index, scratch, counters):
 
 @kernel
 def group_patch(op, level, arena, index, scratch, counters):
-    """Group the coded channels of a live patch; returns (singles, groups), which `list_groups` has listed."""
+    """Group the coded channels of a live patch; returns (singles, groups), which are listed then."""
     if level[t.POLICY] == t.WITHIN_AFFINE_BUDGET:
         choose_affine(op, level, arena, index, scratch, counters)
     else:
